@@ -1,0 +1,100 @@
+"""Configuration: dataclass < yaml < command line. A thin coat over trl's TrlParser, which knows both.
+
+    python tokenizer/train.py --config configs/tokenizer/sample.yaml --vocab_size 8192
+
+An unknown key or flag is an error. Without --config a command uses the sample's.
+"""
+
+import dataclasses
+import difflib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from narae.log import Mistake
+
+T = TypeVar("T")
+HOME = Path(__file__).resolve().parents[1]
+# What a stage is called, how many hands do the work and how loudly: none of it changes the result.
+NEUTRAL = {"name", "overwrite", "verify", "workers"}
+
+
+def option(default: Any, text: str) -> Any:
+    """A dataclass field with its default and the line that --help prints."""
+    metadata = {"help": text}
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def parse(*kinds: type, config: str = "", args: Sequence[str] | None = None, about: str | None = "") -> Any:
+    """Fill the dataclasses from the config file and the command line; one dataclass in, one object out.
+
+    `config` is the yaml that holds where --config names none.
+    """
+    from trl.scripts.utils import TrlParser
+
+    words = list(sys.argv[1:] if args is None else args)
+    words = [part for word in words for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
+    # The deepspeed launcher appends its own flag to every command line.
+    words = [word for word in words if not word.startswith(("--local_rank", "--local-rank"))]
+    if "--config" not in words and config:
+        words = ["--config", str(HOME / config), *words]
+    parser = TrlParser(list(kinds), description=about or None, allow_abbrev=False)
+    parser.add_argument("--config", metavar="FILE", help=f"yaml with any of these options (default: {config})")
+    flags = {flag for action in parser._actions for flag in action.option_strings}
+    _check_file(words, {flag[2:] for flag in flags})
+    for word in words:
+        flag = word.split("=", 1)[0]
+        if flag.startswith("--") and flag not in flags:
+            raise Mistake(_unknown("flag", flag, flags))
+    try:
+        result = parser.parse_args_and_config(args=words, fail_with_unknown_args=True)
+    except (ValueError, TypeError) as error:
+        raise Mistake(str(error).splitlines()[0]) from None
+    found = [part for part in result if dataclasses.is_dataclass(part)]
+    return found[0] if len(kinds) == 1 else tuple(found)
+
+
+def _unknown(what: str, word: str, known: set[str]) -> str:
+    if "deepspeed_config" in word:
+        return (
+            f"{word} is DeepSpeed's own spelling; here it is --deepspeed FILE, e.g. --deepspeed configs/ds/zero2.json"
+        )
+    near = difflib.get_close_matches(word, sorted(known), n=1)
+    return f"unknown {what} {word}" + (f": did you mean {near[0]}?" if near else "; --help lists them all")
+
+
+def _check_file(words: list[str], known: set[str]) -> None:
+    if "--config" not in words:
+        return
+    place = words.index("--config") + 1
+    if place == len(words):
+        raise Mistake("--config needs a file after it")
+    path = Path(words[place])
+    if not path.is_file() and (HOME / path).is_file():
+        path = HOME / path  # configs/… is found from any folder
+        words[place] = str(path)
+    if not path.is_file():
+        shipped = sorted(str(file.relative_to(HOME)) for file in (HOME / "configs").glob("*/*.yaml"))
+        raise Mistake(f"no config file {words[place]}; shipped are {', '.join(shipped)}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise Mistake(f"{path} is not yaml: {str(error).splitlines()[0]}") from None
+    if not isinstance(content, dict):
+        raise Mistake(f"{path} must hold `key: value` lines, not a {type(content).__name__}")
+    for key in content:
+        if str(key) not in known:
+            raise Mistake(f"{path}: " + _unknown("key", str(key), known))
+
+
+def resolved(*parts: Any, neutral: set[str] = frozenset()) -> dict[str, Any]:  # type: ignore[assignment]
+    """What decides a result, as plain data: the identity of an artifact, and its saved config."""
+    values: dict[str, Any] = {}
+    for part in parts:
+        values |= dataclasses.asdict(part)
+    return {key: value for key, value in values.items() if key not in NEUTRAL | set(neutral)}
