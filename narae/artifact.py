@@ -109,7 +109,7 @@ def open_artifact(kind: str, name: str, verify: bool = False) -> Artifact:
         if size != known["bytes"]:
             met = "is missing" if size is None else f"has {size:,} bytes"
             raise Mistake(f"{file} {met}, its manifest says {known['bytes']:,}: {remake}")
-        if verify and _hash(file) != known["sha256"]:
+        if verify and hash_file(file) != known["sha256"]:
             raise Mistake(f"{file} does not have the hash in its manifest: {remake}")
     for parent in manifest["parents"]:
         now = find(parent["kind"], parent["name"])
@@ -151,8 +151,8 @@ class Draft:
     def _publish(self) -> None:
         files = {}
         for file in sorted(path for path in self.path.rglob("*") if path.is_file()):
-            files[str(file.relative_to(self.path))] = {"bytes": file.stat().st_size, "sha256": _hash(file)}
-            _sync(file)
+            files[str(file.relative_to(self.path))] = {"bytes": file.stat().st_size, "sha256": hash_file(file)}
+            sync(file)
         manifest = {
             "kind": self.kind,
             "name": self.name,
@@ -168,12 +168,12 @@ class Draft:
         file = self.path / "manifest.json"
         file.write_text(json.dumps(manifest, indent=1, ensure_ascii=False), encoding="utf-8")
         for path in (file, self.path):
-            _sync(path)
+            sync(path)
         before = _beside(self.target, "old")
         if self.target.exists():
             self.target.rename(before)
         self.path.rename(self.target)
-        _sync(self.target.parent)
+        sync(self.target.parent)
         shutil.rmtree(before, ignore_errors=True)
 
 
@@ -190,7 +190,7 @@ def begin(
     Another artifact under the same name is replaced with `overwrite` and refused without.
     """
     target = place(kind, name)
-    config, inputs = json.loads(json.dumps(config)), json.loads(json.dumps(inputs or {}))
+    config, inputs = plain(config), plain(inputs or {})
     target.parent.mkdir(parents=True, exist_ok=True)
     lock = (target.parent / f".lock-{target.name}").open("w")
     try:
@@ -202,24 +202,42 @@ def begin(
         old.rename(target)
     for leftover in (draft, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    found = find(kind, name)
-    if found is not None:
-        difference = _difference(found, config, parents, inputs)
-        if not difference:
-            lock.close()
-            say(f"{kind} '{name}' is up to date: {found.path}")
-            return None
-        if not overwrite:
-            raise Mistake(
-                f"{kind} '{name}' is there already, with {difference}: "
-                "--name makes another one, --overwrite replaces it"
-            )
-    elif target.exists() and any(target.iterdir()):
-        raise Mistake(f"{target} is in the way: it has no manifest, so nothing here made it. Move it elsewhere")
-    elif target.exists():
+    if current(kind, name, config, parents, inputs, overwrite):
+        lock.close()
+        return None
+    if target.exists() and not (target / "manifest.json").exists():
+        if any(target.iterdir()):
+            raise Mistake(f"{target} is in the way: it has no manifest, so nothing here made it. Move it elsewhere")
         target.rmdir()
     draft.mkdir(parents=True)
     return Draft(kind, name, config, parents, inputs, target, draft, lock)
+
+
+def current(
+    kind: str,
+    name: str,
+    config: dict[str, Any],
+    parents: Sequence[Artifact] = (),
+    inputs: dict[str, Any] | None = None,
+    overwrite: bool = False,
+) -> bool:
+    """True where the same config, parents and inputs made what is published; it is said, so that main can return."""
+    found = find(kind, name)
+    if found is None:
+        return False
+    difference = _difference(found, plain(config), parents, plain(inputs or {}))
+    if not difference:
+        say(f"{kind} '{name}' is up to date: {found.path}")
+    elif not overwrite:
+        raise Mistake(
+            f"{kind} '{name}' is there already, with {difference}: --name makes another one, --overwrite replaces it"
+        )
+    return not difference
+
+
+def plain(values: dict[str, Any]) -> dict[str, Any]:
+    """As it comes back from a manifest: tuples are lists, keys are strings."""
+    return json.loads(json.dumps(values))
 
 
 def _difference(found: Artifact, config: dict[str, Any], parents: Sequence[Artifact], inputs: dict[str, Any]) -> str:
@@ -246,12 +264,12 @@ def _beside(target: Path, what: str) -> Path:
     return target.parent / f".{what}-{target.name}"
 
 
-def _hash(file: Path) -> str:
+def hash_file(file: Path) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

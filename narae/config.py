@@ -30,23 +30,25 @@ def option(default: Any, text: str) -> Any:
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def parse(*kinds: type, config: str = "", args: Sequence[str] | None = None, about: str | None = "") -> Any:
+def parse(*kinds: Any, config: str = "", args: Sequence[str] | None = None, about: str | None = "") -> Any:
     """Fill the dataclasses from the config file and the command line; one dataclass in, one object out.
 
     `config` is the yaml that holds where --config names none.
     """
     from trl.scripts.utils import TrlParser
 
-    words = list(sys.argv[1:] if args is None else args)
-    words = [part for word in words for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
-    # The deepspeed launcher appends its own flag to every command line.
-    words = [word for word in words if not word.startswith(("--local_rank", "--local-rank"))]
-    if "--config" not in words and config:
-        words = ["--config", str(HOME / config), *words]
+    words = _words(args, config)
     parser = TrlParser(list(kinds), description=about or None, allow_abbrev=False)
     parser.add_argument("--config", metavar="FILE", help=f"yaml with any of these options (default: {config})")
     flags = {flag for action in parser._actions for flag in action.option_strings}
-    _check_file(words, {flag[2:] for flag in flags})
+    content = _check_file(words)
+    for key in content:
+        if f"--{key}" not in flags:
+            raise Mistake(
+                f"{words[words.index('--config') + 1]}: " + _unknown("key", str(key), {flag[2:] for flag in flags})
+            )
+    if not content and "--config" in words:  # TrlParser takes a file of nothing but comments for damaged
+        del words[words.index("--config") : words.index("--config") + 2]
     for word in words:
         flag = word.split("=", 1)[0]
         if flag.startswith("--") and flag not in flags:
@@ -59,6 +61,57 @@ def parse(*kinds: type, config: str = "", args: Sequence[str] | None = None, abo
     return found[0] if len(kinds) == 1 else tuple(found)
 
 
+def parse_first(
+    kind: type, config: str = "", args: Sequence[str] | None = None, about: str | None = ""
+) -> tuple[Any, dict[str, Any]]:
+    """Our own dataclass filled, and every other key or flag that was given: plain data, not checked yet.
+
+    For commands whose further options belong to a library (TrainingArguments, GenerationConfig): they know what was
+    asked for before seconds go into importing the library that can judge it.
+    """
+    words = _words(args, config)
+    ours: list[str] = []
+    rest: dict[str, Any] = {}
+    known = {field.name for field in dataclasses.fields(kind)}
+    if "--config" in words:
+        place = words.index("--config")
+        for key, value in _check_file(words).items():
+            if key not in known:
+                rest[key] = value
+            elif isinstance(value, list):
+                ours += [f"--{key}", *map(str, value)]
+            elif value is not None:
+                ours.append(f"--{key}={value}")
+        del words[place : place + 2]
+    ours_now = True
+    key = ""
+    for word in words:
+        if word.startswith("--"):
+            flag, equals, value = word.partition("=")
+            key = flag[2:].replace("-", "_")
+            ours_now = key in known or flag == "--help"
+            if not ours_now:
+                rest[key] = yaml.safe_load(value) if equals else True
+        elif not ours_now:
+            value = yaml.safe_load(word)
+            rest[key] = value if rest[key] is True else [*_listed(rest[key]), value]
+        if ours_now:
+            ours.append(word)
+    return parse(kind, args=ours, about=about), rest
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _words(args: Sequence[str] | None, config: str) -> list[str]:
+    words = list(sys.argv[1:] if args is None else args)
+    words = [part for word in words for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
+    # The deepspeed launcher appends its own flag to every command line.
+    words = [word for word in words if not word.startswith(("--local_rank", "--local-rank"))]
+    return ["--config", str(HOME / config), *words] if "--config" not in words and config else words
+
+
 def _unknown(what: str, word: str, known: set[str]) -> str:
     if "deepspeed_config" in word:
         return (
@@ -68,9 +121,10 @@ def _unknown(what: str, word: str, known: set[str]) -> str:
     return f"unknown {what} {word}" + (f": did you mean {near[0]}?" if near else "; --help lists them all")
 
 
-def _check_file(words: list[str], known: set[str]) -> None:
+def _check_file(words: list[str]) -> dict[str, Any]:
+    """What the --config file says; its path in `words` becomes one that can be opened."""
     if "--config" not in words:
-        return
+        return {}
     place = words.index("--config") + 1
     if place == len(words):
         raise Mistake("--config needs a file after it")
@@ -87,9 +141,7 @@ def _check_file(words: list[str], known: set[str]) -> None:
         raise Mistake(f"{path} is not yaml: {str(error).splitlines()[0]}") from None
     if not isinstance(content, dict):
         raise Mistake(f"{path} must hold `key: value` lines, not a {type(content).__name__}")
-    for key in content:
-        if str(key) not in known:
-            raise Mistake(f"{path}: " + _unknown("key", str(key), known))
+    return content
 
 
 def resolved(*parts: Any, neutral: set[str] = frozenset()) -> dict[str, Any]:  # type: ignore[assignment]

@@ -1,0 +1,113 @@
+"""Training checkpoints that are whole or not there, for pretraining and fine-tuning alike.
+
+A Trainer writes into `.staging`; when every rank is done, rank 0 hashes and fsyncs the files, writes the manifest and
+renames the folder to `checkpoint-N`. A run continues from the newest checkpoint whose hashes are right.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PrinterCallback, ProgressCallback, Trainer
+
+from narae.artifact import hash_file, sync
+from narae.log import Mistake, rank, say
+
+
+class CheckpointTrainer(Trainer):
+    """The Trainer, with its checkpoints staged and published. `save_total_limit` keeps its meaning."""
+
+    _staging: Path | None = None
+
+    def __init__(self, **words: Any):
+        super().__init__(**words)
+        for chatty in (PrinterCallback, ProgressCallback):  # narae/training.py's Follow speaks for the run
+            self.remove_callback(chatty)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._staging) if self._staging else super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        run, step = Path(str(self.args.output_dir)), self.state.global_step
+        final = run / f"checkpoint-{step}"
+        keep, self.args.save_total_limit = self.args.save_total_limit, None  # rotation would look into the staging
+        self._staging = run / ".staging"
+        if rank() == 0:
+            shutil.rmtree(self._staging, ignore_errors=True)
+        barrier()
+        if self.state.best_global_step:
+            self.state.best_model_checkpoint = str(run / f"checkpoint-{self.state.best_global_step}")
+        try:
+            super()._save_checkpoint(model, trial)
+            barrier()  # every rank's random states are written
+            if rank() == 0:
+                publish(self._staging / final.name, final)
+                self._staging.rmdir()
+                rotate(run, keep, best=self.state.best_model_checkpoint)
+            barrier()
+        finally:
+            self._staging, self.args.save_total_limit = None, keep
+
+
+def barrier() -> None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
+def publish(staged: Path, final: Path) -> None:
+    files = {}
+    for file in sorted(path for path in staged.rglob("*") if path.is_file()):
+        files[str(file.relative_to(staged))] = {"bytes": file.stat().st_size, "sha256": hash_file(file)}
+        sync(file)
+    manifest = staged / "manifest.json"
+    manifest.write_text(json.dumps({"kind": "checkpoint", "files": files}, indent=1), encoding="utf-8")
+    sync(manifest)
+    sync(staged)
+    if final.exists():  # a damaged one that the run came past again
+        shutil.rmtree(final)
+    staged.rename(final)
+    sync(final.parent)
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """Newest first."""
+    found = [path for path in run.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    return sorted(found, key=lambda path: -int(path.name.removeprefix("checkpoint-")))
+
+
+def rotate(run: Path, keep: int | None, best: str | None) -> None:
+    for old in checkpoints(run)[keep or None :] if keep else []:
+        if str(old) != best:
+            shutil.rmtree(old)
+
+
+def damage(checkpoint: Path) -> str:
+    """What is wrong with it, or nothing."""
+    try:
+        manifest = json.loads((checkpoint / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "its manifest is missing or unreadable"
+    for name, known in manifest["files"].items():
+        file = checkpoint / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != known["bytes"]:
+            return f"{name} has {file.stat().st_size:,} bytes instead of {known['bytes']:,}"
+        if hash_file(file) != known["sha256"]:
+            return f"{name} does not have the hash that was written down"
+    return ""
+
+
+def last_good(run: Path) -> Path | None:
+    """The checkpoint to continue from: the newest that is whole. A damaged one is named and passed over."""
+    found = checkpoints(run)
+    for checkpoint in found:
+        wrong = damage(checkpoint)
+        if not wrong:
+            return checkpoint
+        say(f"{checkpoint} is damaged ({wrong}): going back to the one before")
+    if found:
+        raise Mistake(f"none of the {len(found)} checkpoints in {run} is whole: remove them to start from step 0")
+    return None
