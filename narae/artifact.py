@@ -27,7 +27,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from narae.config import HOME
-from narae.log import Mistake, say
+from narae.log import Mistake, say, stage
 
 VERSION = 1
 # Where each kind lies below the root, and the command that makes it.
@@ -157,7 +157,7 @@ class Draft:
             "kind": self.kind,
             "name": self.name,
             "version": VERSION,
-            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            "command": shlex.join([f"{stage()}.py", *sys.argv[1:]]),
             "commit": _commit(),
             "config": self.config,
             "parents": [{"kind": p.kind, "name": p.name, "fingerprint": p.fingerprint} for p in self.parents],
@@ -197,19 +197,23 @@ def begin(
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise Mistake(f"another process is writing {target}: wait for it, or choose another --name") from None
-    draft, old = _beside(target, "draft"), _beside(target, "old")
-    if old.exists() and not target.exists():  # killed between the two renames
-        old.rename(target)
-    for leftover in (draft, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    if current(kind, name, config, parents, inputs, overwrite):
+    try:
+        draft, old = _beside(target, "draft"), _beside(target, "old")
+        if old.exists() and not target.exists():  # killed between the two renames
+            old.rename(target)
+        for leftover in (draft, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        if current(kind, name, config, parents, inputs, overwrite):
+            lock.close()
+            return None
+        if target.exists() and not (target / "manifest.json").exists():
+            if any(target.iterdir()):
+                raise Mistake(f"{target} is in the way: it has no manifest, so nothing here made it. Move it elsewhere")
+            target.rmdir()
+        draft.mkdir(parents=True)
+    except BaseException:
         lock.close()
-        return None
-    if target.exists() and not (target / "manifest.json").exists():
-        if any(target.iterdir()):
-            raise Mistake(f"{target} is in the way: it has no manifest, so nothing here made it. Move it elsewhere")
-        target.rmdir()
-    draft.mkdir(parents=True)
+        raise
     return Draft(kind, name, config, parents, inputs, target, draft, lock)
 
 

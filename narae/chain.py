@@ -179,7 +179,9 @@ def published(stage: Stage) -> int:
 
 def execute(stage: Stage, one_device: bool) -> tuple[int, float, float]:
     """The exit code, the seconds, and the peak memory of the process and its children, in bytes."""
-    environment = dict(os.environ)
+    # A stage is no task of a Slurm job, even inside one, and works in another folder than the chain was started in
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
+    environment["NARAE_ARTIFACTS"] = str(root())
     words = [sys.executable]
     if stage.launch and has_deepspeed():
         words += ["-m", "deepspeed.launcher.runner", "--quiet", "--master_port", str(free_port())]
@@ -190,9 +192,8 @@ def execute(stage: Stage, one_device: bool) -> tuple[int, float, float]:
     if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")):
         environment.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns, once in each process
     environment.setdefault("TOKENIZERS_PARALLELISM", "true")
-    command = [stage.command[0], *stage.command[1:]]
     began = time.monotonic()
-    process = subprocess.Popen([*words, *command], cwd=HOME, env=environment)
+    process = subprocess.Popen([*words, *stage.command], cwd=HOME, env=environment)
     watch = Watch(process.pid)
     try:
         _, status, used = os.wait4(process.pid, 0)

@@ -5,6 +5,7 @@
 An unknown key or flag is an error. Without --config a command uses the sample's.
 """
 
+import argparse
 import dataclasses
 import difflib
 import sys
@@ -30,6 +31,10 @@ def option(default: Any, text: str) -> Any:
     return dataclasses.field(default=default, metadata=metadata)
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Every option with its default, and the docstring's commands line by line."""
+
+
 def parse(*kinds: Any, config: str = "", args: Sequence[str] | None = None, about: str | None = "") -> Any:
     """Fill the dataclasses from the config file and the command line; one dataclass in, one object out.
 
@@ -38,8 +43,8 @@ def parse(*kinds: Any, config: str = "", args: Sequence[str] | None = None, abou
     from trl.scripts.utils import TrlParser
 
     words = _words(args, config)
-    parser = TrlParser(list(kinds), description=about or None, allow_abbrev=False)
-    parser.add_argument("--config", metavar="FILE", help=f"yaml with any of these options (default: {config})")
+    parser = TrlParser(list(kinds), description=about or None, allow_abbrev=False, formatter_class=_Help)
+    parser.add_argument("--config", metavar="FILE", default=config or None, help="yaml with any of these options")
     flags = {flag for action in parser._actions for flag in action.option_strings}
     content = _check_file(words)
     for key in content:

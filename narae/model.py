@@ -17,7 +17,7 @@ class Size:
 
 # Parameters at the vocabulary in brackets. 1.3b is phi-1.5's shape.
 SIZES = {
-    "tiny": Size(layers=6, width=256, heads=4),  #          6.8M  [4,096]
+    "tiny": Size(layers=4, width=256, heads=4),  #          5.3M  [4,096]
     "125m": Size(layers=12, width=768, heads=12),  #      135.4M [32,768]
     "350m": Size(layers=24, width=1024, heads=16),  #     369.4M [32,768]
     "1.3b": Size(layers=24, width=2048, heads=32),  #   1,342.8M [32,768]

@@ -29,21 +29,20 @@ class HeadLoss(torch.autograd.Function):
         step = max(1, CHUNK_ELEMENTS // weight.shape[0])
         for begin in range(0, hidden.shape[0], step):
             rows, wanted = hidden[begin : begin + step], labels[begin : begin + step]
-            logits = F.linear(rows, weight, bias).float()
-            total = torch.logsumexp(logits, dim=-1, keepdim=True)
-            counted = (wanted != IGNORED).unsqueeze(1)
+            uncounted = (wanted == IGNORED).nonzero().squeeze(1)
             index = wanted.clamp(min=0).unsqueeze(1)
-            loss += ((total - logits.gather(1, index)) * counted).sum()
-            # softmax minus one-hot, in place of the logits
-            gradient = logits.sub_(total).exp_()
-            gradient.scatter_add_(1, index, gradient.new_full((1, 1), -1.0).expand_as(index))
-            gradient = gradient.mul_(counted / targets).to(hidden.dtype)
+            logs = torch.log_softmax(F.linear(rows, weight, bias), dim=-1, dtype=torch.float32)
+            loss -= logs.gather(1, index).squeeze(1).index_fill(0, uncounted, 0.0).sum()
+            # The gradient of the logits is softmax minus one-hot. It takes the place of the logarithms; the division
+            # by the number of targets waits for the small matrices.
+            gradient = logs.exp_().scatter_add_(1, index, logs.new_full((1, 1), -1.0).expand_as(index))
+            gradient = gradient.index_fill_(0, uncounted, 0.0).to(hidden.dtype)
             torch.mm(gradient, weight, out=grad_hidden[begin : begin + step])
             grad_weight += gradient.T @ rows
             if grad_bias is not None:
                 grad_bias += gradient.sum(dim=0, dtype=torch.float32)
-        ctx.save_for_backward(grad_hidden, grad_weight.to(weight.dtype))
-        ctx.grad_bias = None if grad_bias is None or bias is None else grad_bias.to(bias.dtype)
+        ctx.save_for_backward(grad_hidden.div_(targets), grad_weight.div_(targets).to(weight.dtype))
+        ctx.grad_bias = None if grad_bias is None or bias is None else grad_bias.div_(targets).to(bias.dtype)
         return loss / targets
 
     @staticmethod

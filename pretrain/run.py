@@ -95,7 +95,8 @@ def train(config: Config, args: Any, packed: Artifact, identity: dict[str, Any])
     )
     shape.bos_token_id = shape.eos_token_id = tokenizer.eos_token_id
     shape.pad_token_id = tokenizer.pad_token_id
-    folder = RunFolder(config.name, identity, config.overwrite)
+    lineage = {"parents": {"packed": packed.fingerprint}}  # an unfinished run does not go on with other rows
+    folder = RunFolder(config.name, identity | lineage, config.overwrite)
     model = new_model(shape, args.seed)
     use_loss_head(model)
     args.eval_strategy = args.eval_strategy if len(held_out) else "no"

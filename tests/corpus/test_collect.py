@@ -1,0 +1,259 @@
+"""The whole command: accounting, split, copies, the planted sample, the same bytes every time, nothing half done."""
+
+import itertools
+import json
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from corpus import collect, sample
+from narae.artifact import Artifact, find, open_artifact, place
+from narae.documents import Document, read_documents, shards
+from narae.log import Mistake
+from tests.helpers import SENTENCES, call
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def documents(corpus: Artifact, split: str) -> list[Document]:
+    return list(read_documents(shards(corpus.path, split)))
+
+
+def rejected(corpus: Artifact) -> list[Document]:
+    return list(read_documents([corpus.path / "rejected.jsonl.zst"]))
+
+
+def copies(corpus: Artifact) -> dict[str, str]:
+    lines = (corpus.path / "duplicates.jsonl").read_text(encoding="utf-8").splitlines()
+    return {record["id"]: record["of"] for record in map(json.loads, lines)}
+
+
+def write(path: Path, *texts: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n\n".join(texts) + "\n", encoding="utf-8")
+    return path
+
+
+def story(number: int, sentences: int = 6) -> str:
+    """Stories of sentences of their own: no two are alike."""
+    return "\n".join(SENTENCES[number * sentences : (number + 1) * sentences])
+
+
+pytestmark = pytest.mark.usefixtures("artifacts")
+
+
+@pytest.fixture
+def small(artifacts: Path) -> Artifact:
+    assert str(artifacts) in str(place("sample", "sample"))
+    call(sample.main, "--megabytes", "0.3", "--chat_examples", "10", "--member_megabytes", "0.01")
+    call(collect.main, "--workers", "1")
+    return open_artifact("corpus", "sample", verify=True)
+
+
+def test_everything_planted_is_found(small: Artifact) -> None:
+    planted = json.loads((open_artifact("sample", "sample").path / "planted.json").read_text(encoding="utf-8"))[
+        "planted"
+    ]
+    state = {document.meta["document"]: ("rejected", document) for document in rejected(small)}
+    for split in ("train", "val"):
+        state |= {document.meta["document"]: (split, document) for document in documents(small, split)}
+    seen = set()
+    for plant in planted:
+        seen.add(plant["kind"])
+        if plant["kind"] == "junk":
+            assert state[plant["id"]][0] == "rejected", plant
+        elif plant["kind"] in ("exact_duplicate", "near_duplicate"):
+            assert (plant["id"] in state) != (plant["of"] in state), plant
+        elif plant["kind"] == "personal":
+            assert plant["piece"] not in state[plant["id"]][1].text, plant
+            assert any(name in state[plant["id"]][1].text for name in collect.PLACEHOLDERS), plant
+        elif plant["kind"] == "nfd":
+            assert state[plant["id"]][0] in ("train", "val"), plant
+        elif plant["kind"] in ("empty_member", "broken_json"):
+            assert (plant["archive"], plant["member"]) in {
+                (e["archive"], e["member"]) for e in small.counts["unreadable"]
+            }
+        elif plant["kind"] == "cp949_name":
+            key = f"aihub653/{Path(plant['archive']).stem}:{plant['member']}#"
+            assert any(document.id.startswith(key) for _, document in state.values()), plant
+        elif plant["kind"] == "part_is_zip":
+            key = f"aihub653/{Path(plant['archive']).name.removesuffix('.zip.part0')}:"
+            assert any(document.id.startswith(key) for _, document in state.values()), plant
+        else:
+            raise AssertionError(f"planted, and no test knows it: {plant}")
+    assert len(seen) == 9
+    counts = small.counts
+    assert sum(c["documents"] for c in counts["rejected"].values()) == sum(p["kind"] == "junk" for p in planted)
+    assert sum(c["documents"] for c in counts["duplicates"].values()) == sum("duplicate" in p["kind"] for p in planted)
+    assert len(counts["unreadable"]) == 2
+
+
+def test_counts_are_what_lies_there(small: Artifact) -> None:
+    counts = small.counts
+    for split in ("train", "val"):
+        texts = [document.text for document in documents(small, split)]
+        assert counts[split] == {"documents": len(texts), "bytes": sum(len(text.encode()) for text in texts)}
+    by_reason: dict[str, dict[str, int]] = {}
+    for document in rejected(small):
+        entry = by_reason.setdefault(document.meta["rejected"], {"documents": 0, "bytes": 0})
+        entry["documents"] += 1
+        entry["bytes"] += len(document.text.encode())
+    assert counts["rejected"] == by_reason
+    assert sum(count["documents"] for count in counts["duplicates"].values()) == len(copies(small))
+    kept = counts["train"]["documents"] + counts["val"]["documents"]
+    assert counts["read"]["documents"] == kept + len(rejected(small)) + len(copies(small))
+    assert counts["sources"]["aihub653"]["licence"].startswith("AIHub 653")
+
+
+def test_validation_archives_are_val(small: Artifact) -> None:
+    names = {
+        split: {document.id.split("/")[1][0] for document in documents(small, split)} for split in ("train", "val")
+    }
+    assert names == {"train": {"T"}, "val": {"V"}}
+
+
+def test_the_same_bytes_for_any_number_of_workers(small: Artifact) -> None:
+    call(collect.main, "--workers", "2", "--name", "two")
+    assert open_artifact("corpus", "two").manifest["files"] == small.manifest["files"]
+
+
+def test_again_is_up_to_date_and_other_settings_are_refused(
+    small: Artifact, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert small.counts["read"]["documents"] > 0
+    capsys.readouterr()
+    call(collect.main, "--workers", "3")
+    assert "up to date" in capsys.readouterr().err
+    with pytest.raises(Mistake, match="min_chars = 20 instead of 30"):
+        call(collect.main, "--min_chars", "30")
+
+
+def test_accounting_by_hand(tmp_path: Path) -> None:
+    texts = [story(n) for n in range(5)]
+    dirty = story(5).replace(".", "!!!!!", 1)  # loses 2 bytes
+    source = write(tmp_path / "in" / "a.txt", *texts, dirty, "짧다.", texts[0], texts[1].replace("\n", "  \n"))
+    call(collect.main, "--sources", str(source.parent), "--name", "hand", "--val_fraction", "0", "--licence", "CC0")
+    corpus = open_artifact("corpus", "hand")
+    size = [len(text.encode()) for text in [*texts, dirty, "짧다."]]
+    assert corpus.counts == {
+        "read": {"documents": 9, "bytes": sum(size) + size[0] + size[1] + 10},
+        "train": {"documents": 6, "bytes": sum(size[:6]) - 2},
+        "val": {"documents": 0, "bytes": 0},
+        "rejected": {"too short": {"documents": 1, "bytes": size[6]}},
+        "duplicates": {
+            "exact": {"documents": 2, "bytes": size[0] + size[1] + 10},
+            "near": {"documents": 0, "bytes": 0},
+        },
+        "cleaned": {"documents": 1, "bytes": -2},
+        "masked": {},
+        "unreadable": [],
+        "formats": {"text": {"members": 1, "documents": 9, "short": 1}},
+        "sources": {"in": {"documents": 9, "bytes": sum(size) + size[0] + size[1] + 10, "licence": "CC0"}},
+    }
+    assert copies(corpus) == {"in/a.txt#7": "in/a.txt#0", "in/a.txt#8": "in/a.txt#1"}
+    assert [(document.id, document.text) for document in rejected(corpus)] == [("in/a.txt#6", "짧다.")]
+
+
+def book(path: Path, *texts: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    paragraphs = [{"id": str(n), "sentences": [{"text": text}]} for n, text in enumerate(texts)]
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("1_TEXT.json", json.dumps({"paragraphs": paragraphs}))
+
+
+def test_a_copy_of_val_does_not_stay_in_train(tmp_path: Path) -> None:
+    held, near = story(1).replace("\n", " "), story(1).replace("\n", " ").replace("나래는", "그때 나래는", 1)
+    book(tmp_path / "653" / "1.Training" / "TL_1.zip", story(0), near, held, story(2))
+    book(tmp_path / "653" / "2.Validation" / "VL_1.zip", held)
+    call(collect.main, "--sources", str(tmp_path / "653"), "--name", "books", "--workers", "1")
+    corpus = open_artifact("corpus", "books")
+    assert [document.text for document in documents(corpus, "val")] == [held]
+    assert [document.id for document in documents(corpus, "train")] == [
+        f"aihub653/TL_1:1_TEXT.json#{n}" for n in (0, 3)
+    ]
+    assert set(copies(corpus).values()) == {"aihub653/VL_1:1_TEXT.json#0"}
+
+
+def test_the_split_goes_by_the_id_alone(tmp_path: Path) -> None:
+    texts = [" ".join(pair) for pair in itertools.islice(itertools.combinations(SENTENCES, 2), 0, 60_000, 151)]
+    for name, some in (("all", texts), ("few", texts[:150])):
+        write(tmp_path / name / "in" / "a.txt", *some)
+        words = ("--val_fraction", "0.2", "--similarity", "0", "--workers", "1", "--name", name)
+        call(collect.main, "--sources", str(tmp_path / name / "in"), *words)
+    val = {
+        name: [document.id for document in documents(open_artifact("corpus", name), "val")] for name in ("all", "few")
+    }
+    assert 0.14 < len(val["all"]) / len(texts) < 0.26
+    assert val["few"] == [name for name in val["all"] if int(name.partition("#")[2]) < 150]
+
+
+def test_a_few_documents_still_have_a_val(tmp_path: Path) -> None:
+    write(tmp_path / "a.txt", story(0), story(1), story(2))
+    call(collect.main, "--sources", str(tmp_path / "a.txt"), "--name", "few")
+    counts = open_artifact("corpus", "few").counts
+    assert (counts["train"]["documents"], counts["val"]["documents"]) == (2, 1)
+
+
+def test_max_documents(tmp_path: Path) -> None:
+    write(tmp_path / "a.txt", *(story(n) for n in range(9)))
+    call(collect.main, "--sources", str(tmp_path / "a.txt"), "--max_documents", "4", "--name", "few")
+    assert open_artifact("corpus", "few").counts["read"]["documents"] == 4
+
+
+def test_mistakes_are_one_line(tmp_path: Path) -> None:
+    empty = write(tmp_path / "a.txt", "짧다.")
+    (tmp_path / "nothing").mkdir()
+    for words, message in (
+        (("--sources", str(tmp_path / "none")), "no such file or folder"),
+        (("--sources", str(tmp_path / "nothing")), "there is no file in"),
+        (("--sources", str(empty)), "nothing is left to train on: 1 documents read, rejected: too short 1"),
+        (("--document", "page"), "--document page: it is line, blank or file"),
+        (("--val_fraction", "2"), "a share lies between 0 and 1"),
+        ((), "`python corpus/sample.py` makes it"),
+    ):
+        with pytest.raises(Mistake, match=message) as mistake:
+            call(collect.main, *words)
+        assert "\n" not in str(mistake.value)
+    assert find("corpus", "sample") is None
+
+
+def test_lines_instead_of_documents_are_met_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "a.txt", *SENTENCES[:40])
+    call(collect.main, "--sources", str(tmp_path / "a.txt"), "--min_chars", "5", "--workers", "1")
+    assert "warning: 40 of 40 text documents are one short sentence" in capsys.readouterr().err
+
+
+def test_other_input_under_the_same_name_is_refused(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.txt", story(0), story(1))
+    call(collect.main, "--sources", str(source), "--workers", "1")
+    write(source, story(0), story(2))
+    with pytest.raises(Mistake, match=r"other input \(a.txt\).*--overwrite"):
+        call(collect.main, "--sources", str(source), "--workers", "1")
+    call(collect.main, "--sources", str(source), "--workers", "1", "--overwrite")
+
+
+def test_killed_on_the_way_leaves_nothing_that_opens(artifacts: Path, tmp_path: Path, run: Run) -> None:
+    source = tmp_path / "in.jsonl.zst"
+    lines = "".join(json.dumps({"text": f"{n} " + story(n % 60)}, ensure_ascii=False) + "\n" for n in range(30_000))
+    source.write_bytes(zstandard.compress(lines.encode()))
+    words = ["--sources", str(source), "--workers", "2"]
+    script = str(Path(collect.__file__))
+    process = subprocess.Popen([sys.executable, script, *words], stderr=subprocess.DEVNULL, cwd=tmp_path)
+    draft = artifacts / "corpus" / ".draft-sample" / "rejected.jsonl.zst"
+    while not draft.exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.3)
+    process.kill()
+    process.wait()
+    assert find("corpus", "sample") is None
+    time.sleep(1)  # the workers notice, and let go of the lock
+    run("corpus/collect.py", *words[:2], "--max_documents", "100")
+    assert open_artifact("corpus", "sample", verify=True).counts["read"]["documents"] == 100
+    assert sorted(path.name for path in (artifacts / "corpus").iterdir()) == [".lock-sample", "sample"]
