@@ -13,11 +13,10 @@ import contextlib
 import importlib.util
 import json
 import os
-import platform
+import resource
 import shlex
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from typing import Any
 from narae.artifact import KINDS, Artifact, find, root
 from narae.config import HOME
 from narae.log import Mistake, duration, say
+from narae.watch import Watch, machine
 
 ZERO2 = ("--deepspeed", "configs/ds/zero2.json")
 
@@ -56,6 +56,7 @@ def main() -> None:
     own.add_argument("--size", default="125m", help="tiny, 125m, 350m or 1.3b")
     own.add_argument("--name", default="", help="what the artifacts are called (default: after the data)")
     own.add_argument("--chat", default="", help="jsonl with questions and answers, to fine-tune on")
+    own.add_argument("--vocab_size", type=int, default=0, help="entries of the tokenizer (default: by the text's size)")
     own.add_argument("--dry_run", "--dry-run", action="store_true", help="say disk, memory and time, then stop")
     own.add_argument("--overwrite", action="store_true", help="replace artifacts that another config made")
     options = parser.parse_args()
@@ -65,7 +66,7 @@ def main() -> None:
         return
     from narae.estimate import plan
 
-    project = plan(options.data, options.size, options.name, options.chat, options.overwrite)
+    project = plan(options.data, options.size, options.name, options.chat, options.vocab_size, options.overwrite)
     for line in project.lines:
         say(line)
     if options.dry_run:
@@ -78,7 +79,6 @@ def main() -> None:
 
 def demo() -> list[Stage]:
     """Every command's own defaults are the sample's."""
-    questions = [str(root() / "sample" / "sample" / f"questions_{which}.jsonl") for which in ("wording", "unasked")]
     # What this stage makes may be replaced: the demo's names are the demo's
     new = ["--overwrite"]
     return [
@@ -98,7 +98,7 @@ def demo() -> list[Stage]:
         Stage(
             "generate",
             "asks what was never asked in training",
-            ["infer/generate.py", "--file", *questions, *new],
+            ["infer/generate.py", "--questions", "sample", *new],
             ("answers", "sample-chat"),
         ),
         Stage("report", "draws the page", ["infer/report.py"]),
@@ -204,7 +204,9 @@ def execute(stage: Stage, one_device: bool) -> tuple[int, float, float]:
     finally:
         watch.stop()
     process.returncode = os.waitstatus_to_exitcode(status)
-    own = used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    # A child's peak starts at that of the process which forked it: at or below ours it says nothing
+    own = used.ru_maxrss if used.ru_maxrss > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss else 0
+    own *= 1 if sys.platform == "darwin" else 1024
     return process.returncode, time.monotonic() - began, max(own, watch.peak)
 
 
@@ -227,45 +229,6 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-class Watch(threading.Thread):
-    """The largest sum of the memory of a process and its descendants, shared pages counted once."""
-
-    def __init__(self, pid: int, every: float = 1.0):
-        super().__init__(daemon=True)
-        self.pid, self.every, self.peak = pid, every, 0
-        self._done = threading.Event()
-        self.start()
-
-    def run(self) -> None:
-        import psutil
-
-        while not self._done.wait(self.every):
-            total = 0
-            with contextlib.suppress(psutil.Error):
-                top = psutil.Process(self.pid)
-                for process in [top, *top.children(recursive=True)]:
-                    with contextlib.suppress(psutil.Error):
-                        info = process.memory_full_info()
-                        total += getattr(info, "pss", info.uss)
-            self.peak = max(self.peak, total)
-
-    def stop(self) -> None:
-        self._done.set()
-        self.join()
-
-
-def machine() -> str:
-    cpu = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError, IndexError):
-        cpu = Path("/proc/cpuinfo").read_text().split("model name\t: ")[1].split("\n")[0]
-    found = f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores, {cpu}"
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        words = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-        gpu = subprocess.run(words, capture_output=True, text=True, timeout=20, check=True).stdout.splitlines()
-        found += f", {len(gpu)} × {gpu[0]}" if gpu else ""
-    return f"{found}, {platform.system()}"
-
-
 def closing() -> None:
     """What a newcomer wants to see, and what to type next."""
     answers, model = find("answers", "sample-chat"), find("model", "sample")
@@ -278,7 +241,7 @@ def closing() -> None:
             print(f"      ({row['expected']})")
     print()
     labels = {"wording": "facts asked in wordings never trained on", "unasked": "facts told in the corpus, never asked"}
-    for name, counts in answers.counts["sets"].items():
+    for name, counts in sorted(answers.counts["sets"].items(), reverse=True):
         share = counts["exact"] / max(counts["questions"], 1)
         print(
             f"  {labels.get(name, name):42} {counts['exact']:4} of {counts['questions']} answered exactly: {share:.0%}"

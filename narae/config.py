@@ -8,6 +8,7 @@ An unknown key or flag is an error. Without --config a command uses the sample's
 import argparse
 import dataclasses
 import difflib
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,14 +51,14 @@ def parse(*kinds: Any, config: str = "", args: Sequence[str] | None = None, abou
     for key in content:
         if f"--{key}" not in flags:
             raise Mistake(
-                f"{words[words.index('--config') + 1]}: " + _unknown("key", str(key), {flag[2:] for flag in flags})
+                f"{words[words.index('--config') + 1]}: " + unknown("key", str(key), {flag[2:] for flag in flags})
             )
     if not content and "--config" in words:  # TrlParser takes a file of nothing but comments for damaged
         del words[words.index("--config") : words.index("--config") + 2]
     for word in words:
         flag = word.split("=", 1)[0]
         if flag.startswith("--") and flag not in flags:
-            raise Mistake(_unknown("flag", flag, flags))
+            raise Mistake(unknown("flag", flag, flags))
     try:
         result = parser.parse_args_and_config(args=words, fail_with_unknown_args=True)
     except (ValueError, TypeError) as error:
@@ -96,13 +97,21 @@ def parse_first(
             key = flag[2:].replace("-", "_")
             ours_now = key in known or flag == "--help"
             if not ours_now:
-                rest[key] = yaml.safe_load(value) if equals else True
+                rest[key] = _value(value) if equals else True
         elif not ours_now:
-            value = yaml.safe_load(word)
-            rest[key] = value if rest[key] is True else [*_listed(rest[key]), value]
+            rest[key] = _value(word) if rest[key] is True else [*_listed(rest[key]), _value(word)]
         if ours_now:
             ours.append(word)
     return parse(kind, args=ours, about=about), rest
+
+
+def _value(word: str) -> Any:
+    if re.fullmatch(r"[-+]?[\d.]+e[-+]?\d+", word, re.IGNORECASE):  # to yaml, 1e-3 is a word
+        return float(word)
+    try:
+        return yaml.safe_load(word)
+    except yaml.YAMLError:
+        return word
 
 
 def _listed(value: Any) -> list[Any]:
@@ -117,7 +126,7 @@ def _words(args: Sequence[str] | None, config: str) -> list[str]:
     return ["--config", str(HOME / config), *words] if "--config" not in words and config else words
 
 
-def _unknown(what: str, word: str, known: set[str]) -> str:
+def unknown(what: str, word: str, known: set[str]) -> str:
     if "deepspeed_config" in word:
         return (
             f"{word} is DeepSpeed's own spelling; here it is --deepspeed FILE, e.g. --deepspeed configs/ds/zero2.json"

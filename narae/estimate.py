@@ -38,7 +38,7 @@ class Project:
     lines: list[str]
 
 
-def plan(data: str, size: str, name: str, chat: str, overwrite: bool) -> Project:
+def plan(data: str, size: str, name: str, chat: str, entries: int, overwrite: bool) -> Project:
     if size not in SIZES:
         raise Mistake(f"--size {size}: the sizes are {', '.join(SIZES)}")
     source = Path(data).expanduser().absolute()
@@ -52,7 +52,7 @@ def plan(data: str, size: str, name: str, chat: str, overwrite: bool) -> Project
             f"--data {data}: no text in it; AIHub archives (zip), txt, jsonl and their .gz, .xz, .zst are read"
         )
     name = name or name_of(source)
-    vocabulary = next(entries for limit, entries in VOCABULARIES if text_bytes < limit)
+    vocabulary = entries or next(fits for limit, fits in VOCABULARIES if text_bytes < limit)
     preset = preset_of(size)
     tokens = text_bytes / BYTES_PER_TOKEN
     count = parameters(SIZES[size], vocabulary)

@@ -56,7 +56,7 @@ def config_from_file(path: Path, vocabulary: int, sequence_length: int) -> Any:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         kind = values.pop("model_type")
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise Mistake(f"--model_config {path}: a JSON file with a model_type is needed ({error})") from None
     values |= {"vocab_size": vocabulary, "max_position_embeddings": sequence_length}
     try:

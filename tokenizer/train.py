@@ -38,16 +38,17 @@ PATTERNS = {
 }
 
 # <|endofanswer|> lies inside the generation marks: the loss of fine-tuning covers them, and the end must be learned.
+# The space after a role's mark gives a message's first word the tokens that it has within a text: docs/decisions.md.
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
     {%- if message['role'] == 'system' -%}
-        {{- '<|system|>' + message['content'] -}}
+        {{- '<|system|> ' + message['content'] -}}
     {%- elif message['role'] == 'user' -%}
-        {{- '<|prompt|>' + message['content'] -}}
+        {{- '<|prompt|> ' + message['content'] -}}
     {%- elif message['role'] == 'assistant' -%}
         {{- '<|assistant|>' -}}
         {%- generation -%}
-            {{- message['content'] + '<|endofanswer|>' -}}
+            {{- ' ' + message['content'] + '<|endofanswer|>' -}}
         {%- endgeneration -%}
     {%- else -%}
         {{- raise_exception('the role of a message is system, user or assistant, not ' + message['role']) -}}

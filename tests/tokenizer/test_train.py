@@ -97,10 +97,10 @@ def test_chat_template(artifacts: Path) -> None:
         {"role": "user", "content": "c"},
     ]
     asked = loaded.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    assert asked == "<|system|>S<|prompt|> a\n<|assistant|>b <|endofanswer|><|prompt|>c<|assistant|>"
+    assert asked == "<|system|> S<|prompt|>  a\n<|assistant|> b <|endofanswer|><|prompt|> c<|assistant|>"
     encoded = loaded.apply_chat_template(turns, return_dict=True, return_assistant_tokens_mask=True)
     trained = [number for number, on in zip(encoded["input_ids"], encoded["assistant_masks"], strict=True) if on]
-    assert loaded.decode(trained) == "b <|endofanswer|>"
+    assert loaded.decode(trained) == " b <|endofanswer|>"
     with pytest.raises(Exception, match="the role of a message is system, user or assistant, not tool"):
         loaded.apply_chat_template([{"role": "tool", "content": ""}], tokenize=False)
 

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Every stage as a job that waits for the one before it. Run it on the login node, in the repository:
+#
+#   bash slurm/pipeline.sh                                       the sample world
+#   bash slurm/pipeline.sh books /data/029*                      a corpus of one's own, and its name
+#
+# PRETRAIN="--nodes=2 --gpus-per-node=8 --ntasks-per-node=8" and PREPARE="-c 32" are flags for sbatch, CONFIG= is the
+# config of pretraining, CHAT=mine.jsonl adds fine-tuning. Where one stage fails, those that wait for it are cancelled.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+command -v sbatch >/dev/null || { echo "pipeline.sh: there is no sbatch here: this is for the login node of a Slurm cluster; elsewhere: make demo" >&2; exit 1; }
+[ -x "${NARAE_PYTHON:-.venv/bin/python}" ] || { echo "pipeline.sh: there is no .venv: make install" >&2; exit 1; }
+
+read -ra prepare <<<"${PREPARE:-}"
+read -ra pretrain <<<"${PRETRAIN:-}"
+after=()
+submit() { # STAGE [sbatch flags --] arguments
+    local stage=$1 flags=() job
+    shift
+    while [ "$1" != -- ]; do flags+=("$1"); shift; done
+    shift
+    job=$(sbatch --parsable --kill-on-invalid-dep=yes ${after[@]+"${after[@]}"} ${flags[@]+"${flags[@]}"} "slurm/$stage.sh" "$@")
+    job=${job%%;*}
+    echo "$stage $job"
+    after=("--dependency=afterok:$job")
+}
+
+name=${1:-sample}
+corpus=() tokenizer=() pack=() train=() tune=()
+if [ $# -gt 0 ]; then
+    shift
+    [ $# -gt 0 ] || { echo "pipeline.sh: behind the name goes what to read: bash slurm/pipeline.sh $name /data/029*" >&2; exit 2; }
+    corpus=(--sources "$@" --name "$name")
+    tokenizer=(--config configs/tokenizer/books.yaml --corpus "$name" --name "$name")
+    pack=(--config configs/pack/books.yaml --corpus "$name" --tokenizer "$name" --name "$name")
+    train=(--packed "$name" --name "$name")
+    tune=(--model "$name" --name "$name-chat")
+fi
+if [ -n "${CONFIG:-}" ]; then train+=(--config "$CONFIG"); fi
+
+submit corpus ${prepare[@]+"${prepare[@]}"} -- ${corpus[@]+"${corpus[@]}"}
+submit tokenizer ${prepare[@]+"${prepare[@]}"} -- ${tokenizer[@]+"${tokenizer[@]}"}
+submit pack ${prepare[@]+"${prepare[@]}"} -- ${pack[@]+"${pack[@]}"}
+submit pretrain ${pretrain[@]+"${pretrain[@]}"} -- ${train[@]+"${train[@]}"}
+if [ "$name" = sample ] || [ -n "${CHAT:-}" ]; then
+    submit finetune ${pretrain[@]+"${pretrain[@]}"} -- ${tune[@]+"${tune[@]}"}
+fi
+echo "squeue --me shows them; each writes narae-STAGE-JOB.out here"

@@ -1,0 +1,54 @@
+"""The table of sizes says what transformers counts."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM, PhiForCausalLM
+
+from narae.log import Mistake
+from narae.model import SIZES, config_from_file, new_config, new_model, parameters
+
+
+@pytest.mark.parametrize(("size", "vocabulary"), [("tiny", 4096), ("125m", 32768), ("350m", 32768), ("1.3b", 32768)])
+def test_parameter_counts(size: str, vocabulary: int) -> None:
+    with torch.device("meta"):
+        model = PhiForCausalLM(new_config(size, vocabulary, 512))
+    assert sum(weights.numel() for weights in model.parameters()) == parameters(SIZES[size], vocabulary)
+
+
+def test_the_largest_is_phi_1_5() -> None:
+    shape = new_config("1.3b", 51200, 2048)
+    assert (shape.num_hidden_layers, shape.hidden_size, shape.num_attention_heads) == (24, 2048, 32)
+    assert parameters(SIZES["1.3b"], 51200) == 1_418_270_720  # microsoft/phi-1_5
+
+
+def test_the_seed_decides_the_weights() -> None:
+    shape = new_config("tiny", 256, 64)
+    one, same, other = (new_model(shape, seed).lm_head.weight for seed in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+def test_any_causal_lm(tmp_path: Path) -> None:
+    file = tmp_path / "llama.json"
+    values = {"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    file.write_text(json.dumps(values | {"intermediate_size": 64, "vocab_size": 7}))
+    model = new_model(config_from_file(file, vocabulary=256, sequence_length=64), seed=1)
+    assert isinstance(model, LlamaForCausalLM)
+    assert model.lm_head.weight.shape == (256, 32)
+    assert model.config.max_position_embeddings == 64
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"model_type": "nonsense"}'])
+def test_a_bad_model_config(content: str, tmp_path: Path) -> None:
+    file = tmp_path / "model.json"
+    file.write_text(content)
+    with pytest.raises(Mistake, match="--model_config"):
+        config_from_file(file, 256, 64)
+
+
+def test_an_unknown_size() -> None:
+    with pytest.raises(Mistake, match=r"--size 7b: the sizes are tiny, 125m, 350m, 1.3b"):
+        new_config("7b", 256, 64)

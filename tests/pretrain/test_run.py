@@ -1,0 +1,219 @@
+"""A training run does what it says, and survives what kills it."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import helpers
+import pytest
+import torch
+from conftest import HOME
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from narae.artifact import open_artifact
+from narae.log import read_metrics
+from narae.model import config_from_file, new_model
+from narae.packed import PackedRows, batch
+from pretrain import pack
+from tokenizer import train
+
+SHAPE = {
+    "model_type": "phi",
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+}
+OPTIONS = "--batch_rows 4 --per_device_train_batch_size 2 --max_steps 30 --save_steps 5 --eval_steps 10 --logging_steps 1 --warmup_steps 10 --learning_rate 0.002"
+LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Packed rows of a few hundred sentences, a model of two layers, and one undisturbed run in fp32."""
+    folder = tmp_path_factory.mktemp("pretrain")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NARAE_ARTIFACTS", str(folder / "artifacts"))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        helpers.corpus()
+        helpers.call(train.main, "--vocab_size", "384")
+        helpers.call(pack.main, "--sequence_length", "32")
+        (folder / "phi.json").write_text(json.dumps(SHAPE))
+        done = finish(command(folder, "straight"))
+        assert "finished" in done
+        yield folder
+
+
+def command(folder: Path, name: str, *words: str, start: list[str] | None = None) -> subprocess.Popen[str]:
+    script = [*(start or [sys.executable]), str(HOME / "pretrain/run.py")]
+    words = ("--name", name, "--model_config", str(folder / "phi.json"), "--no_bf16", *OPTIONS.split(), *words)
+    return subprocess.Popen([*script, *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process: subprocess.Popen[str], code: int = 0) -> str:
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == code, output
+    return output
+
+
+def run_folder(name: str) -> Path:
+    return Path(os.environ["NARAE_ARTIFACTS"]) / "runs" / name
+
+
+def weights(name: str) -> dict[str, torch.Tensor]:
+    return load_file(run_folder(name) / "final/model.safetensors")
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def losses(name: str) -> dict[int, float]:
+    return {
+        one["step"]: one["loss"] for one in read_metrics(run_folder(name) / "metrics.jsonl") if one["kind"] == "train"
+    }
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.002)
+
+
+def test_final_is_a_plain_hugging_face_folder(world: Path) -> None:
+    final = open_artifact("model", "straight", verify=True)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(final.path), AutoTokenizer.from_pretrained(final.path)
+    assert model.config.architectures == ["PhiForCausalLM"]
+    assert model.generation_config.eos_token_id == tokenizer.eos_token_id == 0
+    assert final.counts["parameters"] == sum(one.numel() for one in model.parameters())
+    assert final.counts["steps"] == 30
+    assert not (final.path / "training_args.bin").exists()
+
+
+def test_the_first_loss_is_the_stock_models(world: Path) -> None:
+    packed = open_artifact("packed", "sample")
+    rows = PackedRows(packed)
+    numbers = batch(0, 4, 0, 1, rows=len(rows), seed=42)
+    ids = torch.tensor([rows[int(number)].tolist() for number in numbers])
+    labels = torch.tensor([rows.labels(int(number)).tolist() for number in numbers])
+    model = new_model(config_from_file(world / "phi.json", packed.counts["entries"], 32), seed=42)
+    halves = [model(input_ids=ids[n : n + 2], labels=labels[n : n + 2]).loss.item() for n in (0, 2)]
+    assert losses("straight")[1] == pytest.approx(sum(halves) / 2, abs=2e-5)
+
+
+def test_it_learns_and_is_judged(world: Path) -> None:
+    judged = [one for one in read_metrics(run_folder("straight") / "metrics.jsonl") if one["kind"] == "eval"]
+    assert [one["step"] for one in judged] == [10, 20, 30]
+    assert judged[-1]["bits_per_byte"] < judged[0]["bits_per_byte"]
+    counts = open_artifact("packed", "sample").counts["val"]
+    bits = judged[-1]["loss"] / 0.693147 * counts["tokens"] / counts["bytes"]
+    assert judged[-1]["bits_per_byte"] == pytest.approx(bits, rel=1e-4)
+
+
+def test_again_does_nothing_and_another_config_is_refused(world: Path) -> None:
+    assert "up to date" in finish(command(world, "straight"))
+    refused = finish(command(world, "straight", "--learning_rate", "0.5"), code=1)
+    assert "learning_rate = 0.002 instead of 0.5: --name makes another one, --overwrite replaces it" in refused
+    assert len(refused.strip().splitlines()) == 1
+
+
+def test_killed_and_resumed_is_the_same_to_the_bit(world: Path) -> None:
+    process = command(world, "killed")
+    wait_for(run_folder("killed") / "checkpoint-10", process)
+    process.kill()
+    process.communicate()
+    assert not (run_folder("killed") / "final").exists()
+    # the newest checkpoint is damaged, too: the one before is used
+    newest = max(run_folder("killed").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    with (newest / "model.safetensors").open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([byte ^ 1]))
+    output = finish(command(world, "killed"))
+    assert "model.safetensors does not have the hash that was written down" in output
+    assert re.search(r"goes on from checkpoint-\d+", output)
+    assert same(weights("killed"), weights("straight"))
+    assert losses("killed") == losses("straight")
+
+
+def test_a_signal_leaves_a_checkpoint_to_go_on_from(world: Path) -> None:
+    process = command(world, "asked", "--save_steps", "1000")
+    wait_for(run_folder("asked") / "metrics.jsonl", process)
+    while not losses("asked"):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGUSR1)
+    output = finish(process, code=85)
+    step = int(re.findall(r"stopped by a signal after step (\d+)", output)[0])
+    assert (run_folder("asked") / f"checkpoint-{step}" / "manifest.json").exists()
+    assert f"goes on from checkpoint-{step}" in finish(command(world, "asked"))
+    assert same(weights("asked"), weights("straight"))
+
+
+def test_an_unfinished_run_keeps_its_config(world: Path) -> None:
+    process = command(world, "mine", "--max_steps", "100000")
+    wait_for(run_folder("mine") / "checkpoint-5", process)
+    second = finish(command(world, "mine", "--max_steps", "100000"), code=1)
+    assert "another process trains in" in second
+    process.kill()
+    process.communicate()
+    refused = finish(command(world, "mine", "--max_steps", "100000", "--seed", "7"), code=1)
+    assert "unfinished run with seed = 42 instead of 7: --name starts another run, --overwrite" in refused
+    assert "starts" in finish(command(world, "mine", "--seed", "7", "--max_steps", "2", "--overwrite"))
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_deepspeed_follows_the_plain_run(world: Path, ranks: int) -> None:
+    pytest.importorskip("deepspeed")
+    name = f"zero-{ranks}"
+    start = LAUNCH if ranks == 2 else [sys.executable]
+    if ranks == 1:
+        launcher = shutil.which("deepspeed", path=str(Path(sys.executable).parent))
+        assert launcher
+        start = [launcher, "--master_port", "29677"]
+    words = ("--deepspeed", "configs/ds/zero2.json", "--max_steps", "10", "--save_steps", "100")
+    finish(command(world, name, *words, start=start))
+    ours, plain = losses(name), losses("straight")
+    # the same batches and weights; the schedules differ, as the run is shorter, so only the warm-up is compared
+    assert [ours[step] for step in range(1, 11)] == pytest.approx([plain[step] for step in range(1, 11)], rel=2e-3)
+    assert open_artifact("model", name, verify=True).counts["steps"] == 10
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--packed", "absent"], "there is no packed in"),
+        (["--batch_rows", "4", "--no_such_flag"], "unknown flag --no_such_flag"),
+        (["--learning-rat", "1"], "did you mean --learning"),
+        (["--deepspeed_config", "x.json"], "here it is --deepspeed FILE"),
+        (["--deepspeed", "configs/ds/zero9.json"], "no such file"),
+        (["--size", "7b"], "--size 7b: the sizes are tiny, 125m, 350m, 1.3b"),
+        (["--config", "configs/pretrain/smaple.yaml"], "shipped are"),
+    ],
+)
+def test_one_clear_line(words: list[str], message: str, world: Path) -> None:
+    script = [sys.executable, str(HOME / "pretrain/run.py"), "--name", "wrong", *words]
+    done = subprocess.run(script, capture_output=True, text=True, cwd=world)
+    assert done.returncode == 1
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, done.stderr
+    assert message in lines[0]
+    assert not run_folder("wrong").exists()
+
+
+def test_ranks_share_a_step(world: Path) -> None:
+    rows = PackedRows(open_artifact("packed", "sample"))
+
+    def numbers(rank: int, ranks: int) -> list[Any]:
+        return batch(3, 4, rank, ranks, rows=len(rows), seed=42).tolist()
+
+    assert numbers(0, 2) + numbers(1, 2) == numbers(0, 1)
