@@ -17,12 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from narae.artifact import Artifact, begin, current, hash_file, open_artifact
-from narae.config import option, parse, parse_first, resolved
+from narae.config import deciding, option, parse, parse_first, resolved
 from narae.log import Mistake, rank, say
 
 CONFIG = "configs/finetune/sample.yaml"
-# Options of TrainingArguments that say how a run is done, not what comes out.
-HOW = ("deepspeed", "logging_", "save_", "eval_", "per_device_eval", "report_to", "dataloader_", "ddp_", "disable_tqdm")
 
 
 @dataclass
@@ -50,7 +48,7 @@ def main() -> None:
     base, parents, inputs = open_base(config.model)
     # What was asked for decides, before seconds go into importing the library that knows what was not
     identity = resolved(config, neutral={"model", "examples", "prompts"})
-    identity |= {key: value for key, value in sorted(training.items()) if not key.startswith(HOW)}
+    identity |= deciding(training)
     parents.append(examples)
     if current("model", config.name, identity, parents, inputs, config.overwrite):
         return

@@ -61,12 +61,17 @@ class Engine:
         return known[name]
 
     def _generation(self, options: dict[str, Any]) -> GenerationConfig:
-        generation: GenerationConfig = self.model.generation_config
+        generation = GenerationConfig.from_dict(self.model.generation_config.to_dict())
         try:
             generation.update(**options)
             generation.validate()
         except (ValueError, TypeError) as error:
             raise Mistake(str(error).splitlines()[0]) from None
+        # What nobody set, the pipeline would set: to sampling at a temperature of 0.7
+        if generation.do_sample is None:
+            generation.do_sample = False
+        if generation.temperature is None:
+            generation.temperature = 1.0
         if generation.max_new_tokens is None and generation.max_length is None:
             generation.max_new_tokens = 128
         if generation.pad_token_id is None:
@@ -127,13 +132,12 @@ class Engine:
         if not hasattr(self, "_pipeline"):
             self._pipeline = pipeline("text-generation", model=self.model, tokenizer=self.tokenizer)
         streamer = Syllables(self.tokenizer, emit or (lambda piece: None), strip=self.chat)
-        self._pipeline(
-            self.text(prompt),
-            add_special_tokens=False,
-            return_full_text=False,
-            streamer=streamer,
-            **self._arguments(len(self.ids(prompt))),
-        )
+        beams = (self.generation.num_beams or 1) != 1  # several texts at once: nothing is final before the end
+        arguments = self._arguments(len(self.ids(prompt))) | ({} if beams else {"streamer": streamer})
+        with one_line():
+            found = self._pipeline(self.text(prompt), add_special_tokens=False, return_full_text=False, **arguments)
+        if beams:
+            streamer.out(found[0]["generated_text"])
         return streamer.text
 
     def answers(self, prompts: Sequence[str], batch_size: int, most: int | None = None) -> Iterator[tuple[int, str]]:
@@ -144,11 +148,20 @@ class Engine:
             places = order[begin : begin + batch_size]
             inputs = self.tokenizer.pad({"input_ids": [encoded[place] for place in places]}, return_tensors="pt")
             length = inputs["input_ids"].shape[1]
-            with torch.inference_mode():
+            with torch.inference_mode(), one_line():
                 output = self.model.generate(**inputs.to(self.device), **self._arguments(length, most))
             for place, row in zip(places, output[:, length:], strict=True):
                 text = self.tokenizer.decode(row, skip_special_tokens=True)
                 yield place, text.lstrip() if self.chat else text
+
+
+@contextlib.contextmanager
+def one_line() -> Iterator[None]:
+    """What the library thinks of the options, it says on the way."""
+    try:
+        yield
+    except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
+        raise Mistake(f"nothing can be generated with these options: {str(error).splitlines()[0]}") from None
 
 
 class Syllables:
@@ -167,16 +180,17 @@ class Syllables:
         self.tokens += value.flatten().tolist()
         whole = self._decoded()
         if not whole.endswith("\N{REPLACEMENT CHARACTER}"):
-            self._out(whole)
+            self.out(whole)
 
     def end(self) -> None:
-        self._out(self._decoded())
+        self.out(self._decoded())
 
     def _decoded(self) -> str:
-        whole = str(self.tokenizer.decode(self.tokens, skip_special_tokens=True))
-        return whole.lstrip() if self.strip else whole  # an answer's first word has the space of a word in a sentence
+        return str(self.tokenizer.decode(self.tokens, skip_special_tokens=True))
 
-    def _out(self, whole: str) -> None:
+    def out(self, whole: str) -> None:
+        if self.strip:  # an answer's first word may have the space of a word in a sentence
+            whole = whole.lstrip()
         piece, self.text = whole[len(self.text) :], whole
         if piece:
             with contextlib.suppress(BrokenPipeError):

@@ -153,6 +153,8 @@ def answer_files(config: GenerateConfig, options: dict[str, Any], folder: Path, 
 
         from infer.engine import Engine
 
+        # Greedily, unless told otherwise: an exam is not a matter of luck
+        options = {"do_sample": False} | options
         engine = Engine(folder, options, config.chat, config.seed, config.dtype, config.penalize_prompt)
         began = time.monotonic()
         answer_all(engine, questions, config.batch_size)

@@ -27,7 +27,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from narae.config import HOME
-from narae.log import Mistake, say, stage
+from narae.log import Mistake, differs, say, stage
 
 VERSION = 1
 # Where each kind lies below the root, and the command that makes it.
@@ -252,7 +252,7 @@ def _difference(found: Artifact, config: dict[str, Any], parents: Sequence[Artif
     for key in sorted(was["config"].keys() | config.keys()):
         before, now = was["config"].get(key), config.get(key)
         if before != now:
-            return f"{key} = {before!r} instead of {now!r}"
+            return differs(key, before, now)
     before_parents = {(p["kind"], p["name"]): p["fingerprint"] for p in was["parents"]}
     now_parents = {(p.kind, p.name): p.fingerprint for p in parents}
     for parent in sorted(before_parents.keys() | now_parents.keys()):

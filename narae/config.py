@@ -32,6 +32,17 @@ def option(default: Any, text: str) -> Any:
     return dataclasses.field(default=default, metadata=metadata)
 
 
+# Options of TrainingArguments that say how a run is done, not what comes out: they may change between two starts.
+HOW = (
+    "deepspeed logging_ save_ eval_ per_device_eval report_to dataloader_ ddp_ disable_tqdm bf16 no_bf16 fp16 use_cpu"
+).split()
+
+
+def deciding(options: dict[str, Any], *also_how: str) -> dict[str, Any]:
+    """The options that were asked for and change the weights that come out."""
+    return {key: value for key, value in sorted(options.items()) if not key.startswith((*HOW, *also_how))}
+
+
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Every option with its default, and the docstring's commands line by line."""
 

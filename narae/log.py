@@ -42,6 +42,12 @@ def say(message: str) -> None:
         print(f"{time.strftime('%H:%M:%S')}  {stage()}  {message}", file=sys.stderr, flush=True)
 
 
+def differs(key: str, before: Any, now: Any) -> str:
+    """How a message names a setting that is not what it was."""
+    words = ["unset" if value is None else f"= {value!r}" for value in (before, now)]
+    return f"{key} {words[0]} instead of {words[1].removeprefix('= ')}"
+
+
 def duration(seconds: float) -> str:
     """45 s, 12 min, 3.5 h, 2.0 days."""
     for limit, unit, name in ((90, 1, "s"), (5400, 60, "min"), (172_800, 3600, "h")):

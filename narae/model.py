@@ -49,20 +49,26 @@ def new_config(size: str, vocabulary: int, sequence_length: int) -> Any:
     )
 
 
-def config_from_file(path: Path, vocabulary: int, sequence_length: int) -> Any:
-    """Any causal LM's config.json, with the vocabulary and the context of the packed rows."""
-    from transformers import AutoConfig
-
+def read_json(path: Path) -> dict[str, Any]:
+    """The config.json of any causal LM."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        kind = values.pop("model_type")
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        values["model_type"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise Mistake(f"--model_config {path}: a JSON file with a model_type is needed ({error})") from None
-    values |= {"vocab_size": vocabulary, "max_position_embeddings": sequence_length}
+    return values
+
+
+def from_values(values: dict[str, Any], vocabulary: int, sequence_length: int) -> Any:
+    """A config.json's model, with the vocabulary and the context of the packed rows."""
+    from transformers import AutoConfig
+
+    own = {"vocab_size": vocabulary, "max_position_embeddings": sequence_length}
+    kind = values["model_type"]
     try:
-        return AutoConfig.for_model(kind, **values)
-    except ValueError as error:
-        raise Mistake(f"--model_config {path}: {str(error).splitlines()[0]}") from None
+        return AutoConfig.for_model(kind, **{**values, **own, "model_type": kind})
+    except (ValueError, TypeError) as error:
+        raise Mistake(f"--model_config: model_type {kind!r}: {str(error).splitlines()[0]}") from None
 
 
 def new_model(config: Any, seed: int) -> Any:

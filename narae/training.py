@@ -22,23 +22,9 @@ from transformers.utils import logging as hf_logging
 
 from narae.artifact import plain, root
 from narae.config import HOME
-from narae.log import Metrics, Mistake, duration, rank, say
+from narae.log import Metrics, Mistake, differs, duration, rank, say
 
 STOPPED = 85  # exit code: a signal came, a checkpoint was written, run the same command again to go on
-
-# The fields of TrainingArguments that decide what weights come out. The rest (micro-batch, logging, saving, ZeRO
-# stage) may change between two starts of one run.
-DECISIVE = (
-    "learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps weight_decay max_grad_norm adam_beta1 "
-    "adam_beta2 adam_epsilon optim max_steps num_train_epochs seed"
-).split()
-
-
-def decisive(args: TrainingArguments) -> dict[str, Any]:
-    return {
-        key: str(getattr(args, key)) if key in {"lr_scheduler_type", "optim"} else getattr(args, key)
-        for key in DECISIVE
-    }
 
 
 @dataclasses.dataclass
@@ -151,7 +137,7 @@ class RunFolder:
             if changed and not overwrite:
                 key = changed[0]
                 raise Mistake(
-                    f"{self.path} is an unfinished run with {key} = {was.get(key)!r} instead of {identity.get(key)!r}: "
+                    f"{self.path} is an unfinished run with {differs(key, was.get(key), identity.get(key))}: "
                     "--name starts another run, --overwrite starts this one anew"
                 )
             if changed or finished:

@@ -8,7 +8,6 @@ Run it again and an unfinished run goes on from its newest whole checkpoint; a f
 Every field of transformers' TrainingArguments is an option, too.
 """
 
-import json
 import math
 import os
 import shutil
@@ -19,9 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from narae.artifact import Artifact, begin, current, open_artifact
-from narae.config import option, parse
+from narae.config import deciding, option, parse, parse_first
 from narae.log import Mistake, rank, say
+from narae.model import read_json
 from narae.packed import PackedRows, parent
+
+CONFIG = "configs/pretrain/sample.yaml"
 
 
 @dataclass
@@ -35,11 +37,19 @@ class Config:
 
 
 def main() -> None:
-    config, args = arguments()
+    if {"-h", "--help"} & set(sys.argv):
+        arguments()
+    config, asked = parse_first(Config, config=CONFIG)
     packed = open_artifact("packed", config.packed)
-    identity = settle(config, args, packed)
+    # What was asked for decides, before seconds go into importing the library that knows what was not
+    identity = {"model": config.size, "batch_rows": config.batch_rows}
+    if config.model_config:
+        identity["model"] = read_json(Path(config.model_config))
+    identity |= deciding(asked, "per_device_train", "gradient_accumulation", "max_eval")
     if current("model", config.name, identity, [packed], overwrite=config.overwrite):
         return
+    config, args = arguments()
+    share_batch(config, args, packed)
     metrics = train(config, args, packed, identity)
     if rank() == 0:
         publish(config, args, packed, identity, metrics)
@@ -53,15 +63,13 @@ def arguments() -> tuple[Config, Any]:
     from narae.training import TrainingOptions, quiet
 
     quiet()
-    config, args = parse(Config, TrainingOptions, config="configs/pretrain/sample.yaml", about=__doc__)
+    config, args = parse(Config, TrainingOptions, config=CONFIG, about=__doc__)
     args.place(config.name)
     return config, args
 
 
-def settle(config: Config, args: Any, packed: Artifact) -> dict[str, Any]:
-    """Micro-batch and accumulation follow from the ranks that there are; steps from the epochs. The run's identity."""
-    from narae.training import decisive
-
+def share_batch(config: Config, args: Any, packed: Artifact) -> None:
+    """Micro-batch and accumulation follow from the ranks that there are, the number of steps from the epochs."""
     ranks = args.world_size
     if config.batch_rows % ranks:
         raise Mistake(f"--batch_rows {config.batch_rows} cannot be shared evenly by {ranks} ranks")
@@ -71,8 +79,6 @@ def settle(config: Config, args: Any, packed: Artifact) -> dict[str, Any]:
     args.gradient_accumulation_steps = share // fitting[-1]
     if args.max_steps <= 0:
         args.max_steps = max(1, math.ceil(args.num_train_epochs * packed.counts["train"]["rows"] / config.batch_rows))
-    shape = json.loads(Path(config.model_config).read_text(encoding="utf-8")) if config.model_config else config.size
-    return {"model": shape, "batch_rows": config.batch_rows, **decisive(args)}
 
 
 def train(config: Config, args: Any, packed: Artifact, identity: dict[str, Any]) -> dict[str, float]:
@@ -80,7 +86,7 @@ def train(config: Config, args: Any, packed: Artifact, identity: dict[str, Any])
     from transformers import AutoTokenizer
 
     from narae.checkpoint import last_good
-    from narae.model import config_from_file, new_config, new_model
+    from narae.model import from_values, new_config, new_model
     from narae.training import STOPPED, Follow, RunFolder
     from pretrain.loss import use_loss_head
     from pretrain.trainer import Pretrainer
@@ -89,7 +95,7 @@ def train(config: Config, args: Any, packed: Artifact, identity: dict[str, Any])
     length, entries = rows.sequence_length, packed.counts["entries"]
     tokenizer = AutoTokenizer.from_pretrained(parent(packed, "tokenizer").path)
     shape = (
-        config_from_file(Path(config.model_config), entries, length)
+        from_values(read_json(Path(config.model_config)), entries, length)
         if config.model_config
         else new_config(config.size, entries, length)
     )
@@ -105,12 +111,12 @@ def train(config: Config, args: Any, packed: Artifact, identity: dict[str, Any])
     resume = last_good(folder.path)
     trainer = Pretrainer(
         rows,
+        held_out,
         config.batch_rows,
         first_step=int(resume.name.rsplit("-", 1)[1]) if resume else 0,
         follow=Follow(folder, config.name, tokens_per_step=config.batch_rows * targets),
         model=model,
         args=args,
-        eval_dataset=held_out,
         processing_class=tokenizer,
     )
     say(
@@ -130,7 +136,7 @@ def train(config: Config, args: Any, packed: Artifact, identity: dict[str, Any])
         history.append(trainer.evaluate())
     trainer.follow.close()
     folder.metrics.write("end", step=args.max_steps, seconds=round(time.monotonic() - began, 1))
-    trainer.model.generation_config = generation_defaults(tokenizer)
+    model.generation_config = generation_defaults(tokenizer)
     trainer.save_model(str(folder.path / ".final"))
     last = history[-1] if history else {}
     figures = {key: last[f"eval_{key}"] for key in ("loss", "bits_per_byte") if f"eval_{key}" in last}

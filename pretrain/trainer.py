@@ -30,8 +30,11 @@ class Batches(IterableDataset[dict[str, torch.Tensor]]):
 
 
 class Pretrainer(CheckpointTrainer):
-    def __init__(self, rows: PackedRows, batch_rows: int, first_step: int, follow: Follow, **words: Any):
-        super().__init__(callbacks=[follow], **words)
+    def __init__(
+        self, rows: PackedRows, held_out: PackedRows, batch_rows: int, first_step: int, follow: Follow, **words: Any
+    ):
+        super().__init__(eval_dataset=held_out, callbacks=[follow], **words)
+        self.held_out = held_out
         self.batches = Batches(rows, self.args, batch_rows, first_step)
         self.follow = follow
         self.model_accepts_loss_kwargs = False  # a micro-batch's loss is its mean, and all are of one size
@@ -43,8 +46,8 @@ class Pretrainer(CheckpointTrainer):
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:  # type: ignore[override]
         """Loss and bits per UTF-8 byte of the held-out rows; each counts once, on whichever rank it lies."""
         began = time.monotonic()
-        loss = self._held_out_loss(self.eval_dataset)
-        counts = self.eval_dataset.counts
+        loss = self._held_out_loss(self.held_out)
+        counts = self.held_out.counts
         # A row's first token is not predicted; it is counted at the mean loss of the others
         bits = loss / math.log(2) * counts["tokens"] / counts["bytes"]
         metrics = {"eval_loss": loss, "eval_bits_per_byte": bits}

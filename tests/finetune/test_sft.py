@@ -227,7 +227,7 @@ def test_adapters_are_merged_and_kept(world: Path) -> None:
     records = read_metrics(run_folder("adapted") / "metrics.jsonl")
     judged = [one["loss"] for one in records if one["kind"] == "eval"]
     first = next(one["loss"] for one in records if one["kind"] == "train")
-    assert judged[-1] < first / 2
+    assert judged[-1] < first - 0.5
 
 
 @pytest.mark.parametrize("engine", ["ddp", "zero2"])

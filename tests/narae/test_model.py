@@ -8,7 +8,7 @@ import torch
 from transformers import LlamaForCausalLM, PhiForCausalLM
 
 from narae.log import Mistake
-from narae.model import SIZES, config_from_file, new_config, new_model, parameters
+from narae.model import SIZES, from_values, new_config, new_model, parameters, read_json
 
 
 @pytest.mark.parametrize(("size", "vocabulary"), [("tiny", 4096), ("125m", 32768), ("350m", 32768), ("1.3b", 32768)])
@@ -35,7 +35,7 @@ def test_any_causal_lm(tmp_path: Path) -> None:
     file = tmp_path / "llama.json"
     values = {"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     file.write_text(json.dumps(values | {"intermediate_size": 64, "vocab_size": 7}))
-    model = new_model(config_from_file(file, vocabulary=256, sequence_length=64), seed=1)
+    model = new_model(from_values(read_json(file), vocabulary=256, sequence_length=64), seed=1)
     assert isinstance(model, LlamaForCausalLM)
     assert model.lm_head.weight.shape == (256, 32)
     assert model.config.max_position_embeddings == 64
@@ -46,7 +46,7 @@ def test_a_bad_model_config(content: str, tmp_path: Path) -> None:
     file = tmp_path / "model.json"
     file.write_text(content)
     with pytest.raises(Mistake, match="--model_config"):
-        config_from_file(file, 256, 64)
+        from_values(read_json(file), 256, 64)
 
 
 def test_an_unknown_size() -> None:

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from narae.artifact import open_artifact
 from narae.log import read_metrics
-from narae.model import config_from_file, new_model
+from narae.model import from_values, new_model, read_json
 from narae.packed import PackedRows, batch
 from pretrain import pack
 from tokenizer import train
@@ -33,7 +33,10 @@ SHAPE = {
     "num_attention_heads": 2,
     "intermediate_size": 64,
 }
-OPTIONS = "--batch_rows 4 --per_device_train_batch_size 2 --max_steps 30 --save_steps 5 --eval_steps 10 --logging_steps 1 --warmup_steps 10 --learning_rate 0.002"
+OPTIONS = (
+    "--batch_rows 4 --per_device_train_batch_size 2 --max_steps 30 --warmup_steps 10 --learning_rate 0.002 "
+    "--save_steps 5 --eval_steps 10 --logging_steps 1"
+)
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
 
@@ -105,7 +108,7 @@ def test_the_first_loss_is_the_stock_models(world: Path) -> None:
     numbers = batch(0, 4, 0, 1, rows=len(rows), seed=42)
     ids = torch.tensor([rows[int(number)].tolist() for number in numbers])
     labels = torch.tensor([rows.labels(int(number)).tolist() for number in numbers])
-    model = new_model(config_from_file(world / "phi.json", packed.counts["entries"], 32), seed=42)
+    model = new_model(from_values(read_json(world / "phi.json"), packed.counts["entries"], 32), seed=42)
     halves = [model(input_ids=ids[n : n + 2], labels=labels[n : n + 2]).loss.item() for n in (0, 2)]
     assert losses("straight")[1] == pytest.approx(sum(halves) / 2, abs=2e-5)
 
@@ -167,7 +170,7 @@ def test_an_unfinished_run_keeps_its_config(world: Path) -> None:
     process.kill()
     process.communicate()
     refused = finish(command(world, "mine", "--max_steps", "100000", "--seed", "7"), code=1)
-    assert "unfinished run with seed = 42 instead of 7: --name starts another run, --overwrite" in refused
+    assert "unfinished run with seed unset instead of 7: --name starts another run, --overwrite" in refused
     assert "starts" in finish(command(world, "mine", "--seed", "7", "--max_steps", "2", "--overwrite"))
 
 
