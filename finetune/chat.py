@@ -102,11 +102,6 @@ class AnswerTrainer(CheckpointTrainer):
             data_collator=lambda batch: collate(batch, tokenizer.pad_token_id),
             callbacks=[follow, Ends(self)],
         )
-        self.callback_handler.callbacks = [
-            one
-            for one in self.callback_handler.callbacks
-            if type(one).__name__ not in ("PrinterCallback", "ProgressCallback")
-        ]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> ByLength:
         lengths = [len(row["input_ids"]) for row in self.rows]
@@ -180,8 +175,8 @@ class Ends(TrainerCallback):
 
 def answered(output: Any, inputs: dict[str, torch.Tensor]) -> tuple[float, int, int]:
     """Sum of the loss, tokens, and rows whose every answer token is the most likely one."""
-    wanted, rows = inputs["shift_labels"], inputs["logits_to_keep"].nonzero()[:, 0]
-    right = output.logits.argmax(dim=-1) == wanted
-    wrong = torch.zeros(len(inputs["input_ids"]), dtype=torch.bool, device=wanted.device)
-    wrong[rows[~right]] = True
-    return float(output.loss) * len(wanted), len(wanted), int((~wrong).sum())
+    wanted = inputs["shift_labels"]
+    counted = wanted != -100
+    right = (output.logits.argmax(dim=-1) == wanted) | ~counted
+    targets = int(counted.sum())
+    return float(output.loss) * targets, targets, int(right.all(dim=1).sum())

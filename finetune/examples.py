@@ -7,6 +7,7 @@ examples, so that none sees another.
 import json
 import re
 from collections.abc import Iterator, Sequence
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def encode(tokenizer: Any, conversations: Sequence[list[dict[str, str]]], contex
 
 
 def collate(rows: Sequence[Row], pad: int) -> dict[str, torch.Tensor]:
-    """Rows padded on the right. Logits are computed only where the next token is the assistant's."""
+    """Rows padded on the right. Logits are computed only at places where some row's next token is the assistant's."""
     longest = max(len(row["input_ids"]) for row in rows)
     ids = torch.full((len(rows), longest), pad)
     attention = torch.zeros((len(rows), longest), dtype=torch.long)
@@ -60,19 +61,21 @@ def collate(rows: Sequence[Row], pad: int) -> dict[str, torch.Tensor]:
         answer = torch.tensor(row["answer"], dtype=torch.bool)
         labels[n, :length][answer] = ids[n, :length][answer]
     labels[:, 0] = -100  # nothing stands before it that could predict it
-    predicts = torch.zeros_like(labels, dtype=torch.bool)
-    predicts[:, :-1] = labels[:, 1:] != -100
+    places = (labels[:, 1:] != -100).any(dim=0).nonzero()[:, 0]
     return {
         "input_ids": ids,
         "attention_mask": attention,
         "labels": labels,
-        "logits_to_keep": predicts,
-        "shift_labels": labels[:, 1:][predicts[:, :-1]],
+        "logits_to_keep": places,
+        "shift_labels": labels[:, places + 1],
     }
 
 
 class ByLength(torch.utils.data.Sampler[int]):
-    """An order in which every `batch` rows have similar lengths: each epoch its own, all known by the seed."""
+    """An order in which every `batch` rows have similar lengths: each epoch its own, all known by the seed.
+
+    The last batch is filled up with rows of the epoch, so that any number of ranks shares the same batches.
+    """
 
     def __init__(self, lengths: Sequence[int], batch: int, seed: int):
         self.lengths, self.batch, self.seed, self.epoch = lengths, batch, seed, 0
@@ -81,19 +84,15 @@ class ByLength(torch.utils.data.Sampler[int]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return -(-len(self.lengths) // self.batch) * self.batch
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(len(self.lengths), generator=generator).tolist()
-        pool = self.batch * POOL
-        whole: list[list[int]] = []
-        for begin in range(0, len(order), pool):
-            some = sorted(order[begin : begin + pool], key=lambda row: self.lengths[row])
-            whole += [some[n : n + self.batch] for n in range(0, len(some), self.batch)]
-        # a short batch anywhere but at the end would shift the borders of all that follow
-        last = [whole.pop()] if whole and len(whole[-1]) < self.batch else []
-        for n in [*torch.randperm(len(whole), generator=generator).tolist()]:
-            yield from whole[n]
-        for batch in last:
-            yield from batch
+        order = list(islice(cycle(order), len(self)))
+        batches: list[list[int]] = []
+        for begin in range(0, len(order), self.batch * POOL):
+            pool = sorted(order[begin : begin + self.batch * POOL], key=lambda row: self.lengths[row])
+            batches += [pool[n : n + self.batch] for n in range(0, len(pool), self.batch)]
+        for n in torch.randperm(len(batches), generator=generator).tolist():
+            yield from batches[n]

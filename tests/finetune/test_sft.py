@@ -25,7 +25,9 @@ from finetune.examples import POOL, ByLength, collate, encode
 from narae.artifact import open_artifact
 from narae.log import read_metrics
 
-OPTIONS = "--per_device_train_batch_size 4 --max_steps 40 --save_steps 10 --eval_steps 20 --logging_steps 1"
+# Nine examples, three steps an epoch: a checkpoint lies within one.
+FACTS = small_model.FACTS | {f"{n} 다음은 뭐예요?": f"{n + 1}이에요." for n in range(1, 6)}
+OPTIONS = "--per_device_train_batch_size 4 --max_steps 80 --save_steps 10 --eval_steps 40 --logging_steps 1"
 RECIPE = "--learning_rate 0.01 --warmup_steps 5 --weight_decay 0 --lr_scheduler_type constant_with_warmup --no_bf16"
 TURNS = [
     {"role": "system", "content": "짧게."},
@@ -38,13 +40,13 @@ TURNS = [
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A pretrained model with random weights, four facts to learn, and one undisturbed run."""
+    """A pretrained model with random weights, nine facts to learn, and one undisturbed run."""
     folder = tmp_path_factory.mktemp("sft")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NARAE_ARTIFACTS", str(folder / "artifacts"))
         patch.setenv("OMP_NUM_THREADS", "1")
         small_model.model()
-        source = small_model.questions(folder / "chat.jsonl")
+        source = small_model.questions(folder / "chat.jsonl", FACTS)
         helpers.call(prepare.main, "--source", str(source), "--val_fraction", "0")
         # what is held out is what was learned: then all of it must be exact
         facts = open_artifact("examples", "sample")
@@ -111,8 +113,8 @@ def test_a_row_predicts_its_answer_from_the_token_before(world: Path) -> None:
     assert batch["input_ids"].tolist() == [[2, 50, 3, 60, 61, 4], [2, 3, 70, 4, 1, 1]]
     assert batch["attention_mask"].tolist() == [[1] * 6, [1, 1, 1, 1, 0, 0]]
     assert batch["labels"].tolist() == [[-100, -100, -100, 60, 61, 4], [-100, -100, 70, 4, -100, -100]]
-    assert batch["logits_to_keep"].nonzero().tolist() == [[0, 2], [0, 3], [0, 4], [1, 1], [1, 2]]
-    assert batch["shift_labels"].tolist() == [60, 61, 4, 70, 4]
+    assert batch["logits_to_keep"].tolist() == [1, 2, 3, 4]
+    assert batch["shift_labels"].tolist() == [[-100, 60, 61, 4], [70, 4, -100, -100]]
 
 
 def test_the_loss_is_that_of_whole_logits(world: Path) -> None:
@@ -135,12 +137,13 @@ def test_an_order_is_whole_grouped_and_known_by_its_seed() -> None:
     lengths = [(n * 7919) % 97 for n in range(1003)]
     order = ByLength(lengths, batch=8, seed=3)
     first = list(order)
-    assert sorted(first) == list(range(1003))
+    assert set(first) == set(range(1003))
+    assert len(first) == len(order) == 1008  # five rows twice: 126 batches of eight
     assert list(ByLength(lengths, batch=8, seed=3)) == first
     order.set_epoch(1)
     assert list(order) != first
     assert list(ByLength(lengths, batch=8, seed=4)) != first
-    batches = [[lengths[row] for row in first[n : n + 8]] for n in range(0, 1000, 8)]
+    batches = [[lengths[row] for row in first[n : n + 8]] for n in range(0, 1008, 8)]
     # of 400 rows that are sorted together, eight neighbours differ by about 97 / 50
     assert POOL == 50
     assert sum(max(batch) - min(batch) for batch in batches) / len(batches) < 3
@@ -151,7 +154,7 @@ def test_an_order_is_whole_grouped_and_known_by_its_seed() -> None:
 def test_it_answers_exactly_and_ends(world: Path) -> None:
     final = open_artifact("model", "straight", verify=True)
     end = AutoTokenizer.from_pretrained(final.path).convert_tokens_to_ids("<|endofanswer|>")
-    for question, expected in small_model.FACTS.items():
+    for question, expected in FACTS.items():
         text, ids = answer(final.path, question)
         assert text == expected
         assert ids[-1] == end
@@ -161,20 +164,20 @@ def test_it_answers_exactly_and_ends(world: Path) -> None:
     assert settings["max_new_tokens"] == 128
     assert not (final.path / "training_args.bin").exists()
     assert [parent["kind"] for parent in final.manifest["parents"]] == ["model", "examples"]
-    assert final.counts["steps"] == 40
+    assert final.counts["steps"] == 80
     assert final.counts["exact"] == 1.0
 
 
 def test_what_is_written_down(world: Path) -> None:
     records = read_metrics(run_folder("straight") / "metrics.jsonl")
-    assert [one["step"] for one in records if one["kind"] == "train"] == list(range(1, 41))
+    assert [one["step"] for one in records if one["kind"] == "train"] == list(range(1, 81))
     judged = [one for one in records if one["kind"] == "eval"]
-    assert [one["step"] for one in judged] == [20, 40]
+    assert [one["step"] for one in judged] == [40, 80]
     assert judged[-1]["exact"] == 1.0
     samples = {(one["step"], one["prompt"]): one["text"] for one in records if one["kind"] == "sample"}
-    for question, expected in small_model.FACTS.items():
+    for question, expected in list(FACTS.items())[:5]:
         assert samples[0, question] != expected
-        assert samples[40, question] == expected
+        assert samples[80, question] == expected
     assert records[0]["kind"] == "start"
     assert records[-1]["kind"] == "end"
 
