@@ -45,7 +45,7 @@ def headline(story: Story) -> list[tuple[str, str, str]]:
     seconds = measured or sum(run.seconds for run in story.runs)
     found.append(("Time", _time(seconds) if seconds else NOTHING, "every stage" if measured else "training alone"))
     memory = max([0.0, *(run.memory_mb for run in story.runs), *(_peak(stage) for stage in stages)])
-    found.append(("Peak memory", size(memory * 1e6) if memory else NOTHING, "the largest process"))
+    found.append(("Peak memory", size(memory * 1e6) if memory else NOTHING, "the largest stage, all its processes"))
     return found
 
 

@@ -57,7 +57,8 @@ def of(counts: dict[str, Any], *keys: str) -> float:
 
 def gather(wanted: str = "") -> Story:
     name = _choose(wanted)
-    story = Story(_run(name) if name else None, demo=read_json(root() / "demo.json"))
+    measured = read_json(root() / "runs" / name / "chain.json") if name else {}  # `make run` keeps its own
+    story = Story(_run(name) if name else None, demo=measured or read_json(root() / "demo.json"))
     base = _base(story.run) if story.run is not None else ""
     if base:
         story.base = _run(base)
