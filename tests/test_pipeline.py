@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from conftest import HOME
+
 from narae.artifact import find, open_artifact
 from narae.documents import read_documents, shards
 from narae.packed import PackedRows
@@ -31,7 +31,7 @@ CHAIN = {
 
 
 def type_in(line: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """A command as it is typed, from the repository's folder; training under the deepspeed launcher where there is one."""
+    """A command as it is typed, from the repository's folder; training under the deepspeed launcher if there is one."""
     words = line.split()
     start = [sys.executable]
     if words[0] == "pretrain/run.py":
@@ -143,4 +143,4 @@ def test_typed_too_early_it_says_what_makes_the_missing(line: str, makes: str, a
 def test_without_a_tokenizer_config_nothing_is_half_there(world: Path) -> None:
     manifest = json.loads((world / "tokenizer/sample/manifest.json").read_text(encoding="utf-8"))
     assert {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"} <= set(manifest["files"])
-    assert not [path for path in world.rglob(".draft-*")]
+    assert not list(world.rglob(".draft-*"))

@@ -50,7 +50,7 @@ def test_a_damaged_one_is_named_and_passed_over(
 def test_no_good_one_is_a_clear_end(run_folder: Path) -> None:
     for one in checkpoints(run_folder):
         (one / "weights").unlink()
-    with pytest.raises(Mistake, match="none of the 3 checkpoints in .* is whole: remove them"):
+    with pytest.raises(Mistake, match=r"none of the 3 checkpoints in .* is whole: remove them"):
         last_good(run_folder)
 
 
