@@ -3,6 +3,7 @@
 import sys
 import unicodedata
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from narae import artifact
 from narae.artifact import Artifact, open_artifact
 from narae.documents import Document, ShardWriter
 
+HOME = Path(__file__).resolve().parents[1]
 NAMES = ["나래", "마루", "보라", "시내", "하늘", "가람", "다온", "이든"]
 PLACES = ["바닷가", "산마을", "도서관", "시장", "강둑", "언덕길", "학교 앞", "다리 밑"]
 DEEDS = ["책을 읽었다", "노래를 불렀다", "사과를 샀다", "편지를 썼다", "그림을 그렸다", "연을 날렸다"]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import HOME
+from helpers import HOME
 
 from narae.artifact import find, open_artifact
 from narae.documents import read_documents, shards

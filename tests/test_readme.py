@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import HOME
+from helpers import HOME
 
 ENGLISH, KOREAN = (HOME / name for name in ("README.md", "README.ko.md"))
 

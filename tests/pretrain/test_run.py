@@ -15,7 +15,7 @@ from typing import Any
 import helpers
 import pytest
 import torch
-from conftest import HOME
+from helpers import HOME
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
