@@ -90,14 +90,21 @@ def find(kind: str, name: str) -> Artifact | None:
     return Artifact(folder, manifest)
 
 
+def maker(kind: str, name: str, found: Artifact | None = None) -> str:
+    """The command that makes an artifact; a model that learned to answer came from another one than the first model."""
+    command = KINDS[kind][1]
+    if kind == "model" and found is not None and str(found.manifest.get("command")).startswith("finetune/sft.py"):
+        return "python finetune/sft.py" + ("" if name == "sample-chat" else f" --name {name}")
+    return command + ("" if name == "sample" else f" --name {name}")
+
+
 def open_artifact(kind: str, name: str, verify: bool = False) -> Artifact:
     """Open what another stage published: kind, version, sizes and parents are checked, with `verify` every byte."""
-    command = KINDS[kind][1]
-    remake = f"run `{command}{'' if name == 'sample' else f' --name {name}'} --overwrite`"
     found = find(kind, name)
     if found is None:
         folder = Path(name) if os.sep in name else place(kind, name)
-        raise Mistake(f"there is no {kind} in {folder}: `{remake[5:-13]}` makes it")
+        raise Mistake(f"there is no {kind} in {folder}: `{maker(kind, name)}` makes it")
+    remake = f"run `{maker(kind, name, found)} --overwrite`"
     manifest = found.manifest
     if manifest["kind"] != kind:
         raise Mistake(f"{found.path} holds a {manifest['kind']}, not a {kind}")

@@ -66,7 +66,9 @@ def from_values(values: dict[str, Any], vocabulary: int, sequence_length: int) -
     own = {"vocab_size": vocabulary, "max_position_embeddings": sequence_length}
     kind = values["model_type"]
     try:
-        return AutoConfig.for_model(kind, **{**values, **own, "model_type": kind})
+        return AutoConfig.for_model(
+            kind, **{key: value for key, value in (values | own).items() if key != "model_type"}
+        )
     except (ValueError, TypeError) as error:
         raise Mistake(f"--model_config: model_type {kind!r}: {str(error).splitlines()[0]}") from None
 

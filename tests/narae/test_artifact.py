@@ -285,3 +285,16 @@ def test_every_kind_has_its_command() -> None:
     for kind, (place, command) in artifact.KINDS.items():
         assert "{}" in place, kind
         assert command.split()[0] in ("python", "deepspeed")
+
+
+@pytest.mark.parametrize("script", ["finetune/sft.py", "pretrain/run.py"])
+def test_a_stale_model_names_the_command_that_made_it(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [script])
+    draft = begin("model", "sample-chat", {}, [publish("one")])
+    assert draft is not None
+    with draft:
+        (draft.path / "config.json").write_text("{}")
+    publish("two", overwrite=True)
+    made_by = "`python finetune/sft.py" if "finetune" in script else "`deepspeed .* --name sample-chat"
+    with pytest.raises(Mistake, match=f"{made_by} --overwrite`"):
+        open_artifact("model", "sample-chat")
