@@ -12,6 +12,7 @@ import pytest
 from helpers import HOME
 
 from narae.artifact import find, open_artifact
+from narae.chain import free_port
 from narae.documents import read_documents, shards
 from narae.packed import PackedRows
 
@@ -38,7 +39,7 @@ def type_in(line: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         if not (BIN / "deepspeed").exists():
             words = [word for word in words if word not in TRAIN.split()[1:]]
         else:
-            start = [str(BIN / "deepspeed"), "--master_port", "29655"]
+            start = [str(BIN / "deepspeed"), "--master_port", str(free_port())]
     # no compiler is on this PATH, so that nothing can lean on one
     environment = {**os.environ, "PATH": str(BIN), "PYTHONPATH": str(HOME), "OMP_NUM_THREADS": "2"}
     return subprocess.run(

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from narae.artifact import open_artifact
+from narae.chain import free_port
 from narae.log import read_metrics
 from narae.model import from_values, new_model, read_json
 from narae.packed import PackedRows, batch
@@ -150,7 +151,7 @@ def test_killed_and_resumed_is_the_same_to_the_bit(world: Path) -> None:
 
 
 def test_a_signal_leaves_a_checkpoint_to_go_on_from(world: Path) -> None:
-    process = command(world, "asked", "--save_steps", "1000")
+    process = command(world, "asked", "--save_steps", "1000", "--eval_steps", "1")
     wait_for(run_folder("asked") / "metrics.jsonl", process)
     while not losses("asked"):
         time.sleep(0.002)
@@ -182,7 +183,7 @@ def test_deepspeed_follows_the_plain_run(world: Path, ranks: int) -> None:
     if ranks == 1:
         launcher = shutil.which("deepspeed", path=str(Path(sys.executable).parent))
         assert launcher
-        start = [launcher, "--master_port", "29677"]
+        start = [launcher, "--master_port", str(free_port())]
     words = ("--deepspeed", "configs/ds/zero2.json", "--max_steps", "10", "--save_steps", "100")
     finish(command(world, name, *words, start=start))
     ours, plain = losses(name), losses("straight")
