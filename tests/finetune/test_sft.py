@@ -15,7 +15,7 @@ import helpers
 import pytest
 import small_model
 import torch
-from conftest import HOME
+from helpers import HOME
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer

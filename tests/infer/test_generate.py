@@ -13,7 +13,7 @@ import helpers
 import pytest
 import small_model
 import torch
-from conftest import HOME
+from helpers import HOME
 
 from infer import generate
 from infer.engine import Engine, Syllables
