@@ -1,7 +1,6 @@
 """Fine-tuning learns the answers and nothing else, ends them, and survives what stops it."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -17,7 +16,7 @@ import small_model
 import torch
 from helpers import HOME
 from peft import PeftModel
-from safetensors.torch import load_file
+from runs import finish, losses, run_folder, weights
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finetune import prepare
@@ -61,25 +60,6 @@ def command(name: str, *words: str, start: list[str] | None = None) -> subproces
     script = [*(start or [sys.executable]), str(HOME / "finetune/sft.py"), "--name", name]
     script += [*OPTIONS.split(), *RECIPE.split(), *words]
     return subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def finish(process: subprocess.Popen[str], code: int = 0) -> str:
-    output = process.communicate(timeout=300)[0]
-    assert process.returncode == code, output
-    return output
-
-
-def run_folder(name: str) -> Path:
-    return Path(os.environ["NARAE_ARTIFACTS"]) / "runs" / name
-
-
-def weights(name: str) -> dict[str, torch.Tensor]:
-    return load_file(run_folder(name) / "final/model.safetensors")
-
-
-def losses(name: str) -> dict[int, float]:
-    records = read_metrics(run_folder(name) / "metrics.jsonl")
-    return {one["step"]: one["loss"] for one in records if one["kind"] == "train"}
 
 
 def answer(folder: Path, question: str) -> tuple[str, list[int]]:

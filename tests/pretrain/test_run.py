@@ -16,7 +16,7 @@ import helpers
 import pytest
 import torch
 from helpers import HOME
-from safetensors.torch import load_file
+from runs import finish, losses, run_folder, same, weights
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from narae.artifact import open_artifact
@@ -61,30 +61,6 @@ def command(folder: Path, name: str, *words: str, start: list[str] | None = None
     script = [*(start or [sys.executable]), str(HOME / "pretrain/run.py")]
     words = ("--name", name, "--model_config", str(folder / "phi.json"), "--no_bf16", *OPTIONS.split(), *words)
     return subprocess.Popen([*script, *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def finish(process: subprocess.Popen[str], code: int = 0) -> str:
-    output = process.communicate(timeout=300)[0]
-    assert process.returncode == code, output
-    return output
-
-
-def run_folder(name: str) -> Path:
-    return Path(os.environ["NARAE_ARTIFACTS"]) / "runs" / name
-
-
-def weights(name: str) -> dict[str, torch.Tensor]:
-    return load_file(run_folder(name) / "final/model.safetensors")
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
-
-
-def losses(name: str) -> dict[int, float]:
-    return {
-        one["step"]: one["loss"] for one in read_metrics(run_folder(name) / "metrics.jsonl") if one["kind"] == "train"
-    }
 
 
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
