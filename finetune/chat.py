@@ -83,9 +83,6 @@ class AnswerTrainer(CheckpointTrainer):
             args.eval_strategy = "no"
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = False
-        if args.n_gpu > 1:
-            args._n_gpu = 1
-            say(f"{torch.cuda.device_count()} GPUs and one process: using the first; torchrun or deepspeed use all")
         if args.device.type == "cpu" and sum(len(row["input_ids"]) for row in rows) < 256 * len(rows):
             # torch's fused attention is slow backwards on short rows. bf16, tokens per core-second, eager and fused:
             # 7,200 and 3,200 at 14 tokens a row, 7,600 and 5,000 at 40, 5,600 and 4,300 at 128, 4,000 and 4,200 at 512

@@ -2,7 +2,7 @@
 
     python finetune/sft.py                                                  # the sample's config
     python finetune/sft.py --model books --examples mine --name mine-chat --method lora
-    deepspeed finetune/sft.py --deepspeed configs/ds/zero2.json --config configs/finetune/books.yaml
+    deepspeed finetune/sft.py --deepspeed configs/ds/zero2.json --model books --examples mine --name mine-chat
 
 Run it again and an unfinished run goes on from its newest whole checkpoint; a finished one says where its model lies.
 Every field of transformers' TrainingArguments is an option, too. `--model` is a run, or any Hugging Face folder.

@@ -12,13 +12,12 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
 from narae.log import Mistake
 
-T = TypeVar("T")
 HOME = Path(__file__).resolve().parents[1]
 # What a stage is called, how many hands do the work and how loudly: none of it changes the result.
 NEUTRAL = {"name", "overwrite", "verify", "workers"}

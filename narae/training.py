@@ -7,6 +7,7 @@ import importlib.util
 import logging
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -63,6 +64,9 @@ class TrainingOptions(TrainingArguments):
         self.use_cpu = self.use_cpu or not (torch.cuda.is_available() or torch.backends.mps.is_available())
         set_precision(self)
         super().__post_init__()
+        if self.n_gpu > 1:  # Trainer would split each batch over them in one process
+            self._n_gpu = 1
+            say(f"{torch.cuda.device_count()} GPUs and one process: using the first; torchrun or deepspeed use all")
 
     def place(self, name: str) -> None:
         self.output_dir = str(root() / "runs" / name)
@@ -142,7 +146,7 @@ class RunFolder:
                 )
             if changed or finished:
                 for old in [*self.path.glob("checkpoint-*"), self.path / ".staging"]:
-                    subprocess.run(["rm", "-rf", str(old)], check=True)
+                    shutil.rmtree(old, ignore_errors=True)
                 for old in (file, self.metrics.path):
                     old.unlink(missing_ok=True)
         file.write_text(yaml.safe_dump(identity, allow_unicode=True, sort_keys=False), encoding="utf-8")
