@@ -1,249 +1,216 @@
-"""What the user pointed at: files and archives in a fixed order, and their members, told apart by what they hold."""
+"""What the user pointed at: sources, and their files in a fixed order.
+
+given = sources_of(["/data/news.jsonl.zst", "books=/data/029*"], {"document": "blank"})
+files = files_of(given)
+"""
 
 import contextlib
 import hashlib
-import io
-import json
+import math
+import os
 import re
 import unicodedata
-import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
-from corpus import aihub, plain, zips
-from corpus.plain import Raw
-from corpus.zips import UnreadableError
+from corpus import aihub, folders, plain, tables, zips
+from narae.config import unknown
 from narae.log import Mistake
 
-BROKEN = 0.01  # share of broken lines that stops the run
-SHORT = 60  # characters: a single sentence, hardly a document
-_IGNORED = re.compile(r"(^|/)(\.|__MACOSX/|Thumbs\.db$|desktop\.ini$)")
-_INFO = re.compile(r"_INFO\.json$", re.IGNORECASE)
-_VALIDATION = re.compile(r"(^|/)[^/]*validation[^/]*/", re.IGNORECASE)
+FORMATS = ("text", "jsonl", "csv", "tsv", "parquet", "dataset")
+# What a run may say once for all its sources.
+DEFAULTS = ("licence", "schema", "text_field", "document", "max_documents")
+CHOICES = {"document": ("line", "blank", "file"), "schema": ("", *FORMATS, *aihub.SCHEMAS)}
+# A folder named so in the source, or anywhere above it where AIHub's spelling leaves no doubt.
+_VALIDATION = re.compile(r"(^|/)(\d+[._ -]*)?validation/", re.IGNORECASE)
+_AIHUB_VALIDATION = re.compile(r"/\d+\.\s*Validation/|/V[LS]_[^/]*\.zip[^/]*$")
+
+
+@dataclass
+class Source:
+    """An entry of --sources. `quality`: a name, "" where the run's is meant."""
+
+    path: list[str]
+    name: str
+    licence: str = ""
+    weight: float = 1.0
+    schema: str = ""
+    text_field: str = "text"
+    document: str = "blank"
+    quality: str = ""
+    max_documents: int = 0
+
+    def described(self) -> dict[str, Any]:
+        """What of it decides a result: not where files lie, they are known by what they hold."""
+        return asdict(self) | {"path": [place for place in self.path if place.startswith("hub:")]}
 
 
 @dataclass
 class File:
-    """An archive or a single file. `label` is its path below the source, in NFC; `source` what the user pointed at."""
+    """An archive or a single file. `label`: the source's name and the path below it. `fault`: why it is no file."""
 
     label: str
-    source: str
-    paths: list[Path]
-    zipped: bool
-    members: list[zipfile.ZipInfo] = field(default_factory=list)
-    key: str = ""
+    source: Source
+    paths: list[Path] = field(default_factory=list)
+    kind: str = "plain"  # or zip, parquet, arrow, hub
+    fault: str = ""
+    validation: bool = False  # its publisher holds it out
+    archive: str = ""  # what it is called in ids of an AIHub set
+    place: str = ""  # what it is called in all other ids
 
     @property
     def bytes(self) -> int:
-        return sum(path.stat().st_size for path in self.paths)
-
-    @property
-    def validation(self) -> bool:
-        return bool(_VALIDATION.search(self.label))
+        with contextlib.suppress(OSError):
+            return sum(path.stat().st_size for path in self.paths)
+        return 0
 
 
-@dataclass
-class Origin:
-    """Where a document comes from, and how it was read."""
-
-    file: File
-    member: str
-    kind: str = ""
-    done: float = 0.0  # bytes of input read so far
-
-    @property
-    def place(self) -> str:
-        """The front of its documents' ids."""
-        if self.kind.startswith("653"):
-            return f"aihub653/{self.file.key}:{self.member}" if self.file.zipped else f"aihub653/{self.file.key}"
-        inside = f"{self.file.key}:{self.member}" if self.file.zipped else self.file.label.partition("/")[2]
-        return f"{self.file.source}/{inside or self.file.label}"
+def sources_of(entries: Sequence[Any], defaults: dict[str, Any]) -> list[Source]:
+    """From paths and NAME=PATH of a command line, and from mappings of a yaml file."""
+    found: dict[str, Source] = {}
+    for entry in entries:
+        source = _source(defaults | (entry if isinstance(entry, dict) else _spoken(entry)))
+        if source.name in found:
+            twins = ", ".join(found[source.name].path), ", ".join(source.path)
+            raise Mistake(
+                f"--sources: {' and '.join(twins)} are both called {source.name}: give one another name, "
+                f"other={source.path[0]} on the command line or `name: other` in yaml"
+            )
+        found[source.name] = source
+    return list(found.values())
 
 
-def files_of(sources: Sequence[str]) -> list[File]:
-    """Every file below the sources, parts joined, sorted by name. What does not exist is a mistake."""
-    found: dict[str, tuple[Path, str]] = {}
-    for source in sources:
-        paths = [Path(source)] if Path(source).exists() else [Path(name) for name in sorted(matching(source))]
-        if not paths:
-            raise Mistake(f"--sources {source}: no such file or folder, and no file matches it as a pattern")
-        for path in (path.absolute() for path in paths):
-            below = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-            for file in below:
-                label = unicodedata.normalize("NFC", file.relative_to(path.parent).as_posix())
-                if _IGNORED.search(label):
-                    continue
-                if found.setdefault(label, (file, path.stem))[0] != file:
-                    raise Mistake(f"--sources: {found[label][0]} and {file} would both be called {label}; rename one")
-    by_path = {path: (label, source) for label, (path, source) in sorted(found.items())}
-    files = []
-    for whole, paths in zips.gather(list(by_path)):
-        label, source = by_path[paths[0]]
-        label = (
-            label.rpartition("/")[0] + "/" + unicodedata.normalize("NFC", whole.name) if "/" in label else whole.name
-        )
-        files.append(File(label, unicodedata.normalize("NFC", source), paths, zips.is_zip(paths)))
-    stems = Counter(Path(listed.label).stem for listed in files if listed.zipped)
-    for listed in files:
-        stem = Path(listed.label).stem
-        listed.key = stem if listed.zipped and stems[stem] == 1 else listed.label
+def _spoken(entry: Any) -> dict[str, Any]:
+    if not isinstance(entry, str):
+        raise Mistake(f"--sources {entry!r}: a source is a path, or in yaml a mapping with `path:`")
+    named = re.fullmatch(r"(?P<name>[^/=*?\[]+)=(?P<path>.+)", entry)
+    return named.groupdict() if named and not folders.roots(entry) else {"path": entry}
+
+
+def _source(said: dict[str, Any]) -> Source:
+    kinds = {each.name: each.type for each in fields(Source)}
+    for key in said:
+        if key not in kinds:
+            raise Mistake("--sources: " + unknown("key", str(key), set(kinds)))
+    places = [said["path"]] if isinstance(said.get("path"), str) else said.get("path")
+    if not places or not isinstance(places, list) or not all(isinstance(place, str) and place for place in places):
+        raise Mistake(f"--sources {said}: `path` is to be a path or a list of paths")
+    said = said | {"path": places, "name": said.get("name") or _name_of(places[0])}
+    for key, value in said.items():
+        wanted: Any = {"weight": (int, float), "max_documents": int, "path": list}.get(key, str)
+        if not isinstance(value, wanted) or isinstance(value, bool):
+            what = {"weight": "a number", "max_documents": "a whole number"}.get(key, "text")
+            raise Mistake(f"source {said['name']}: {key} is to be {what}, and {value!r} is not")
+    source = Source(**said)
+    source.name = unicodedata.normalize("NFC", source.name)
+    if re.search(r"[/\n]", source.name):
+        raise Mistake(f"source {source.name!r}: a name is the first step of the ids, and has no / in it")
+    for key, choices in CHOICES.items():
+        if getattr(source, key) not in choices:
+            there = ", ".join(filter(None, choices))
+            raise Mistake(f"source {source.name}: {key} {getattr(source, key)!r} is none of {there}")
+    if not (0 < source.weight < math.inf and source.max_documents >= 0):
+        said_so = f"weight {source.weight}, max_documents {source.max_documents}"
+        raise Mistake(f"source {source.name}: {said_so}: a weight is above 0, and 0 documents means all")
+    return source
+
+
+def _name_of(place: str) -> str:
+    """The stem of a file, the name of a folder or data set; of a pattern, the folder in which it looks."""
+    if place.startswith("hub:"):
+        tables.hub_split(place)
+        place = place.removeprefix("hub:").partition("@")[0].partition(":")[0]
+        return Path(place).absolute().name
+    path = Path(place).expanduser().absolute()
+    if not os.path.lexists(path):
+        path = folders.fixed(path)
+    if path.is_file() or not path.exists():
+        path = Path(plain.PACKED_NAME.sub("", path.name))
+        path = path.with_suffix("") if path.name else path
+    return folders.label_of(Path(path.name or "files"), Path())
+
+
+def files_of(sources: Sequence[Source]) -> list[File]:
+    """Every file of the sources, parts joined, sorted by label within a source. What does not exist is a mistake."""
+    files = [file for source in sources for file in _files(source)]
+    zipped = Counter(Path(file.label).stem for file in files if file.kind == "zip")
+    bare = Counter(re.sub(r"\.zip$", "", file.label) for file in files)
+    for file in files:
+        stem, short = Path(file.label).stem, re.sub(r"\.zip$", "", file.label)
+        file.archive = stem if file.kind == "zip" and zipped[stem] == 1 else file.label
+        file.place = short if bare[short] == 1 else file.label
     return files
 
 
-def matching(pattern: str) -> list[str]:
-    path = Path(pattern).expanduser()
-    return [str(found) for found in Path(path.anchor).glob(str(path.relative_to(path.anchor)))]
+def _files(source: Source) -> Iterator[File]:
+    found: dict[Path, tuple[str, bool, str]] = {}
+    for place in source.path:
+        if place.startswith("hub:"):
+            yield File(f"{source.name}/{tables.hub_split(place)}", source, [Path(place)], "hub")
+            continue
+        roots = folders.roots(place)
+        if not roots:
+            raise Mistake(f"--sources {place}: no such file or folder, and no file matches it as a pattern")
+        for root, base in roots:
+            base = root.parent if len(source.path) > 1 else base
+            for path, fault in folders.files_below(root):
+                if path == root and fault:
+                    raise Mistake(f"--sources {root}: {fault}")
+                below = str(path.relative_to(root.parent))
+                held_out = bool(_VALIDATION.search(below) or _AIHUB_VALIDATION.search(str(path)))
+                found[path] = f"{source.name}/{folders.label_of(path, base)}", held_out, fault
+    by_label: dict[str, Path] = {}
+    for path, (label, _, _) in found.items():
+        if by_label.setdefault(label, path) != path:
+            raise Mistake(f"--sources: {by_label[label]} and {path} would both be called {label}; rename one")
+    if not found and not any(place.startswith("hub:") for place in source.path):
+        raise Mistake(f"--sources {', '.join(source.path)}: there is no file in it")
+    for whole, paths in zips.gather(sorted(found, key=found.__getitem__)):
+        label, held_out, _ = found[paths[0]]
+        if whole != paths[0]:
+            label = label[: label.rfind(".")]  # .part0
+        kind, fault = _kind(paths, next((found[path][2] for path in paths if found[path][2]), ""))
+        yield File(label, source, paths, kind, fault, held_out)
+
+
+def _kind(paths: list[Path], fault: str) -> tuple[str, str]:
+    if fault:
+        return "plain", fault
+    try:
+        with zips.opened(paths[0]) as file:
+            head = file.read(4)
+    except zips.FAULTS as error:
+        return "plain", zips.cause_of(error)
+    if zips.is_zip(paths[0], head):
+        return "zip", ""
+    if head == b"PAR1":
+        return "parquet", ""
+    return "arrow" if paths[0].suffix == ".arrow" else "plain", ""
 
 
 def fingerprints(files: Sequence[File]) -> dict[str, list[object]]:
     """Size and a hash of both ends: what tells another input from this one without reading 18 GB."""
     marks: dict[str, list[object]] = {}
     for file in files:
+        if file.kind == "hub":
+            for number, name in enumerate(tables.hub_files(str(file.paths[0]))):
+                marks[f"{file.label}:{number}"] = _mark(Path(name)) if Path(name).exists() else [name]
+            continue
         for path in file.paths:
-            with path.open("rb") as opened:
-                digest = hashlib.sha256(opened.read(1 << 16))
-                size = path.stat().st_size
-                opened.seek(max(0, size - (1 << 16)))
-                digest.update(opened.read(1 << 16))
-            marks[f"{file.label}:{path.name}" if len(file.paths) > 1 else file.label] = [size, digest.hexdigest()[:16]]
+            marks[f"{file.label}:{path.name}" if len(file.paths) > 1 else file.label] = _mark(path)
     return marks
 
 
-class Reader:
-    """Reads the files in order. What it could not read, and what it met, it keeps count of."""
-
-    def __init__(self, files: Sequence[File], document: str, text_field: str, max_unreadable: float):
-        self.files, self.document, self.text_field = files, document, text_field
-        self.unreadable: list[dict[str, str]] = []
-        self.formats: dict[str, dict[str, int]] = {}
-        self.total = sum(file.bytes for file in files)
-        self.opened = 0
-        members = 0
-        for file in files:
-            if file.zipped:
-                with contextlib.suppress(UnreadableError), zips.open_zip(file.paths) as archive:
-                    file.members = [info for info in archive.infolist() if not info.is_dir()]
-            members += max(1, len(file.members))
-        # A handful of broken members is normal even in a small delivery.
-        self.allowed = max(8, int(members * max_unreadable))
-        self.members = members
-        self.documents = self.broken = 0
-
-    def read(self) -> Iterator[tuple[Origin, int, Raw]]:
-        """(where from, which of its documents, the document)"""
-        done = 0
-        for file in self.files:
-            if file.zipped:
-                yield from self._archive(file, done)
-            else:
-                origin = Origin(file, "", done=done)
-                with self._guard(file.label, ""), plain.open_file(file.paths[0]) as stream:
-                    yield from self._member(stream, origin, file.label, file.bytes)
-            done += file.bytes
-
-    def _archive(self, file: File, done: int) -> Iterator[tuple[Origin, int, Raw]]:
-        with self._guard(file.label, ""), zips.open_zip(file.paths) as archive:
-            if not file.members:
-                raise UnreadableError("an archive without members")
-            for info in file.members:
-                name = zips.member_name(info)
-                if _IGNORED.search(name):
-                    continue
-                origin = Origin(file, name, done=done)
-                with self._guard(file.label, name), zips.open_member(archive, info) as stream:
-                    yield from self._member(stream, origin, name, info.compress_size)
-                done += info.compress_size
-
-    def _member(
-        self, stream: io.BufferedReader, origin: Origin, name: str, size: int
-    ) -> Iterator[tuple[Origin, int, Raw]]:
-        start = origin.done
-        if _INFO.search(name):
-            self._met("653 info")
-            return
-        origin.kind = self._kind(stream, name)
-        met = self._met(origin.kind)
-        match origin.kind:
-            case "653 json":
-                documents = aihub.read_json(stream, met)
-            case "653 tsv":
-                documents = aihub.read_tsv(stream, met)
-            case "jsonl":
-                documents = plain.read_jsonl(stream, self.text_field)
-            case _:
-                documents = plain.read_text(stream, self.document)
-        met["documents"] = met.get("documents", 0)
-        for number, raw in enumerate(documents):
-            met["documents"] += 1
-            self.documents += 1
-            if raw.fault:
-                self._broken(origin, number, raw)
-            if origin.kind == "text" and len(raw.text) < SHORT and "\n" not in raw.text:
-                met["short"] = met.get("short", 0) + 1
-            # How far inside is a guess: text shrinks about to a third.
-            origin.done = start + min(size, origin.done - start + len(raw.text))
-            yield origin, number, raw
-
-    def _broken(self, origin: Origin, number: int, raw: Raw) -> None:
-        """Single lines that are none: kept aside, like any rejected document, but past a limit the reading is wrong."""
-        self.broken += 1
-        if self.broken > 8 + self.documents * BROKEN:
-            where = (
-                f"{origin.file.label}{':' * bool(origin.member)}{origin.member}, line {raw.meta.get('line', number)}"
-            )
-            hint = "; --text_field names the field that holds the text" if origin.kind == "jsonl" else ""
-            raise Mistake(
-                f"{self.broken:,} of {self.documents:,} documents are broken, the last in {where}: {raw.fault}{hint}"
-            )
-
-    def _met(self, kind: str) -> dict[str, int]:
-        met = self.formats.setdefault(kind, {"members": 0})
-        met["members"] += 1
-        return met
-
-    def _kind(self, stream: io.BufferedReader, name: str) -> str:
-        """By content; the name decides only between a JSON object of several lines and jsonl."""
-        head = stream.peek(plain.HEAD)[: plain.HEAD]
-        if not head:
-            raise UnreadableError("empty")
-        if head.startswith(b"PK\x03\x04"):
-            raise UnreadableError("a zip inside a zip: unpack the outer one")
-        text = head.decode(plain.encoding_of(head, whole=False), "ignore").lstrip("\ufeff \t\r\n")
-        if re.match(r"<!doctype html|<html", text, re.IGNORECASE):
-            raise UnreadableError("an HTML page: the download failed, or it was never a corpus")
-        is_json = name.lower().endswith(".json")
-        if text.startswith("{"):
-            try:
-                record = json.loads(text.split("\n", 1)[0])
-                return "653 json" if "paragraphs" in record or (is_json and self.text_field not in record) else "jsonl"
-            except ValueError:
-                return "653 json" if is_json or '"paragraphs"' in text else "jsonl"
-        if any(aihub.looks_like_tsv(line) for line in text.split("\n", 5)[:5]):
-            return "653 tsv"
-        if is_json:
-            return "653 json"  # says there what is wrong with it
-        if name.lower().endswith((".tsv", ".csv", ".xml")):
-            raise UnreadableError(f"a {Path(name).suffix} file that is not data set 653's")
-        return "text"
-
-    @contextlib.contextmanager
-    def _guard(self, archive: str, member: str) -> Iterator[None]:
-        """What cannot be read is listed with its cause; too much of it stops the run."""
-        try:
-            yield
-        except UnreadableError as error:
-            cause = str(error)
-        except zips.FAULTS as error:
-            cause = f"damaged or cut off ({error or type(error).__name__}): download it again"
-        else:
-            return
-        self.unreadable.append({"archive": archive, "member": member, "cause": cause})
-        # An empty member loses no text: it is listed, and does not count here.
-        lost = sum(entry["cause"] != "empty" for entry in self.unreadable)
-        if lost > self.allowed:
-            raise Mistake(
-                f"{lost} of {self.members:,} members are unreadable, and --max_unreadable allows {self.allowed}; "
-                f"the last is {archive}{':' * bool(member)}{member}: {cause}"
-            )
+def _mark(path: Path) -> list[object]:
+    try:
+        with zips.opened(path) as file:
+            size = path.stat().st_size
+            digest = hashlib.sha256(file.read(1 << 16))
+            file.seek(max(0, size - (1 << 16)))
+            digest.update(file.read(1 << 16))
+    except zips.FAULTS as error:
+        return [0, zips.cause_of(error)]
+    return [size, digest.hexdigest()[:16]]

@@ -141,6 +141,7 @@ class Draft:
     path: Path
     lock: IO[str]
     counts: dict[str, Any] = field(default_factory=dict)
+    command: str = ""  # where it is not the one that runs now
 
     def __enter__(self) -> "Draft":
         return self
@@ -164,8 +165,8 @@ class Draft:
             "kind": self.kind,
             "name": self.name,
             "version": VERSION,
-            "command": shlex.join([f"{stage()}.py", *sys.argv[1:]]),
-            "commit": _commit(),
+            "command": self.command or command(),
+            "commit": commit(),
             "config": self.config,
             "parents": [{"kind": p.kind, "name": p.name, "fingerprint": p.fingerprint} for p in self.parents],
             "inputs": self.inputs,
@@ -275,6 +276,10 @@ def _beside(target: Path, what: str) -> Path:
     return target.parent / f".{what}-{target.name}"
 
 
+def command() -> str:
+    return shlex.join([f"{stage()}.py", *sys.argv[1:]])
+
+
 def hash_file(file: Path) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
@@ -288,7 +293,7 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _commit() -> str:
+def commit() -> str:
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         words = ["git", "-C", str(HOME), "describe", "--always", "--dirty", "--abbrev=12"]
         return subprocess.run(words, capture_output=True, text=True, timeout=10, check=True).stdout.strip()

@@ -30,6 +30,9 @@ class Mistake(SystemExit):
     def __str__(self) -> str:
         return self.message
 
+    def __reduce__(self) -> tuple[type["Mistake"], tuple[str]]:
+        return Mistake, (self.message,)  # from a worker's process, without its prefix
+
 
 def stage() -> str:
     """The command that runs: `tokenizer/train.py` is `tokenizer/train`."""

@@ -3,11 +3,12 @@
     python pretrain/pack.py                                    # the sample's
     python pretrain/pack.py --config configs/pack/books.yaml --sequence_length 1024
 
-Documents follow each other, <|endoftext|> after each; the stream is cut into rows and no token is lost. The format is
-narae/packed.py's.
+Documents follow each other, <|endoftext|> after each; the stream is cut into rows and no token is lost. The documents of
+a source with weight 2 come twice in train, those of one with weight 0.5 by halves. The format is narae/packed.py's.
 """
 
 import itertools
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import numpy as np
 from narae import artifact
 from narae.artifact import Artifact, open_artifact
 from narae.config import option, parse, resolved
-from narae.documents import read_documents, shards
+from narae.documents import draw, read_documents, shards
 from narae.log import Mistake, Progress, say
 from narae.packed import PackedWriter, dtype_for
 
@@ -94,10 +95,13 @@ def pack(corpus: Artifact, split: str, tokenizer: "Tokenizer", eos: int, writer:
     entry_bytes[eos] = 0  # ends documents, and is nowhere else
     files = shards(corpus.path, split)
     in_shards = [0] * len(files)
+    by_source = corpus.counts.get("sources", {}) if split == "train" else {}
+    weights = {name: source["weight"] for name, source in by_source.items() if source["weight"] != 1}
+    whole = sum(source["weight"] * source[split]["bytes"] for source in by_source.values())
     text_bytes = empty = 0
-    bar = Progress(f"packing {split}", corpus.counts[split]["bytes"] / 1e6, "MB")
+    bar = Progress(f"packing {split}", (whole or corpus.counts[split]["bytes"]) / 1e6, "MB")
     with writer:
-        for batch in _batches(files, in_shards):
+        for batch in _batches(files, in_shards, weights):
             texts = [text for _, text in batch if text]
             ordinals = np.array([ordinal for ordinal, text in batch if text], np.int64)
             parts = [encoding.ids for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
@@ -113,19 +117,26 @@ def pack(corpus: Artifact, split: str, tokenizer: "Tokenizer", eos: int, writer:
     return {**writer.counts, "bytes": text_bytes, "empty": empty, "corpus_shards": in_shards}
 
 
-def _batches(files: list[Path], in_shards: list[int]) -> Iterator[list[tuple[int, str]]]:
-    """Texts with their ordinals, about BATCH_BYTES at a time; counts the documents of every shard on the way."""
+def _batches(files: list[Path], in_shards: list[int], weights: dict[str, float]) -> Iterator[list[tuple[int, str]]]:
+    """Texts with their ordinals, about BATCH_BYTES at a time; counts the documents of every shard on the way.
+
+    What comes more than once comes in another round, so that a document and its copy are not neighbours in a row.
+    """
     batch: list[tuple[int, str]] = []
-    size = ordinal = 0
-    for number, file in enumerate(files):
-        for document in read_documents([file]):
-            batch.append((ordinal, document.text))
-            in_shards[number] += 1
-            ordinal += 1
-            size += len(document.text.encode())
-            if size >= BATCH_BYTES:
-                yield batch
-                batch, size = [], 0
+    size = 0
+    for turn in range(math.ceil(max([1, *weights.values()]))):
+        ordinal = 0
+        for number, file in enumerate(files):
+            for document in read_documents([file]):
+                left = weights.get(document.source, 1) - turn
+                if left >= 1 or (left > 0 and draw(document.id) < left):
+                    batch.append((ordinal, document.text))
+                    size += len(document.text.encode())
+                in_shards[number] += not turn
+                ordinal += 1
+                if size >= BATCH_BYTES:
+                    yield batch
+                    batch, size = [], 0
     yield batch
 
 

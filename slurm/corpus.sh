@@ -7,12 +7,27 @@
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%j.out
 #
-# Sources -> a cleaned corpus, on one node:   sbatch -c 32 slurm/corpus.sh --sources /data/029* --name books
-# Without arguments: the sample, written first where it is missing.
+# Sources -> a cleaned corpus. Without arguments: the sample, written first where it is missing.
+#
+#   bash slurm/corpus.sh --sources /data/029* --name books --jobs 64      on the login node: arrays of jobs with one core each
+#   sbatch -c 32 slurm/corpus.sh --sources /data/029* --name books        one job on one node
+#
+# On the login node it prints the id of the job that publishes, for --dependency=afterok:ID. The same command goes on after
+# whatever stopped it: pieces that are done are not done again.
 cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}" || exit
 [ -f slurm/common.sh ] || cd .. # typed inside slurm/
-# shellcheck source=slurm/common.sh
-. slurm/common.sh
+if [ -n "${SLURM_JOB_ID:-}" ]; then
+    # shellcheck source=slurm/common.sh
+    . slurm/common.sh
+    jobs=()
+else
+    set -euo pipefail
+    # shellcheck source=slurm/site.env
+    . slurm/site.env
+    python=${NARAE_PYTHON:-$PWD/.venv/bin/python}
+    [ -x "$python" ] || { echo "corpus.sh: there is no $python: make install" >&2; exit 1; }
+    jobs=(--jobs "${JOBS:-16}")
+fi
 
 if [ $# = 0 ] && [ ! -d "${NARAE_ARTIFACTS:-artifacts}/sample/sample" ]; then "$python" corpus/sample.py; fi
-exec "$python" corpus/collect.py "$@"
+exec "$python" corpus/collect.py ${jobs[@]+"${jobs[@]}"} "$@"

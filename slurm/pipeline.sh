@@ -4,8 +4,8 @@
 #   bash slurm/pipeline.sh                                       the sample world
 #   bash slurm/pipeline.sh books /data/029*                      a corpus of one's own, and its name
 #
-# PRETRAIN="--nodes=2 --gpus-per-node=8 --ntasks-per-node=8" and PREPARE="-c 32" are flags for sbatch, CONFIG= is the
-# config of pretraining, CHAT=mine.jsonl adds fine-tuning. Where one stage fails, those that wait for it are cancelled.
+# PRETRAIN="--nodes=2 --gpus-per-node=8 --ntasks-per-node=8" and PREPARE="-c 32" (tokenizer, packing) are flags for sbatch,
+# JOBS=64 is the width of the corpus' arrays, CONFIG= the config of pretraining; CHAT=mine.jsonl adds fine-tuning. Where one stage fails, those that wait for it are cancelled.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 command -v sbatch >/dev/null || { echo "pipeline.sh: there is no sbatch here: this is for the login node of a Slurm cluster; elsewhere: make demo" >&2; exit 1; }
@@ -38,7 +38,11 @@ if [ $# -gt 0 ]; then
 fi
 if [ -n "${CONFIG:-}" ]; then train+=(--config "$CONFIG"); fi
 
-submit corpus ${prepare[@]+"${prepare[@]}"} -- ${corpus[@]+"${corpus[@]}"}
+job=$(bash slurm/corpus.sh ${corpus[@]+"${corpus[@]}"}) # several arrays; it names the job that publishes
+if [ -n "$job" ]; then
+    echo "corpus $job"
+    after=("--dependency=afterok:$job")
+fi
 submit tokenizer ${prepare[@]+"${prepare[@]}"} -- ${tokenizer[@]+"${tokenizer[@]}"}
 submit pack ${prepare[@]+"${prepare[@]}"} -- ${pack[@]+"${pack[@]}"}
 submit pretrain ${pretrain[@]+"${pretrain[@]}"} -- ${train[@]+"${train[@]}"}

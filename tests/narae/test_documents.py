@@ -41,7 +41,7 @@ def test_shards_by_bytes_of_text(tmp_path: Path) -> None:
     files = shards(tmp_path, "train")
     assert [file.name for file in files] == [f"train-0000{number}.jsonl.zst" for number in range(3)]
     assert [[document.id for document in read_documents([file])] for file in files] == [["0", "1"], ["2", "3"], ["4"]]
-    assert (writer.shards, writer.bytes) == (3, 15)
+    assert (len(writer.sizes), writer.bytes) == (3, 15)
     assert shards(tmp_path, "val") == []
 
 

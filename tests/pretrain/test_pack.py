@@ -1,6 +1,7 @@
 """Packing loses no token, takes every text for text, and every count can be checked by hand."""
 
 import unicodedata
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import pytest
 from helpers import call
 from tokenizers import Tokenizer
 
+from narae import artifact
 from narae.artifact import open_artifact
+from narae.documents import Document, ShardWriter, draw
 from narae.log import Mistake
 from narae.packed import PackedRows
 from pretrain import pack
@@ -171,3 +174,30 @@ def test_above_65536_entries_ids_take_four_bytes(artifacts: Path) -> None:
     assert rows.counts["tokens"] == 2
     assert rows[0][:2].tolist() == [384 + 65_535, 0]
     assert np.fromfile(rows.artifact.path / "train-00000.bin", "<u4")[0] == 384 + 65_535
+
+
+def test_a_weight_is_how_often_a_source_is_read(artifacts: Path) -> None:
+    once, twice, half = helpers.SENTENCES[:6], helpers.SENTENCES[10:14], helpers.SENTENCES[20:220]
+    weights = {"once": 1.0, "twice": 2.0, "half": 0.5}
+    draft = artifact.begin("corpus", "mixed", {})
+    assert draft is not None
+    with draft:
+        for split in ("train", "val"):
+            with ShardWriter(draft.path, split) as writer:
+                for source, texts in (("once", once), ("twice", twice), ("half", half)):
+                    for number, text in enumerate(texts):
+                        writer.write(Document(f"{source}#{number}", text, source))
+            draft.counts[split] = {"documents": writer.documents, "bytes": writer.bytes}
+        draft.counts["sources"] = {
+            name: {"weight": weight, "train": {"documents": 1, "bytes": 1}} for name, weight in weights.items()
+        }
+    call(pack.main, "--corpus", "mixed", "--name", "mixed", "--sequence_length", "16")
+    rows = PackedRows(open_artifact("packed", "mixed"))
+    ids = [part.document for row in range(len(rows)) for part in rows.origin(row) if not part.offset]
+    found = Counter(ids)
+    assert {found[f"once#{number}"] for number in range(6)} == {1}
+    assert {found[f"twice#{number}"] for number in range(4)} == {2}
+    halves = [name for name in found if name.startswith("half")]
+    assert halves == [f"half#{number}" for number in range(200) if draw(f"half#{number}") < 0.5]
+    assert ids[-4:] == [f"twice#{number}" for number in range(4)]  # in a round of their own, behind all others
+    assert rows.artifact.counts["val"]["documents"] == 210  # what is measured on is not weighted

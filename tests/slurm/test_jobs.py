@@ -1,48 +1,11 @@
 """The batch scripts on a real Slurm cluster of two nodes, each with its own host name, address and /dev/shm."""
 
 import json
-import os
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
-HOME = Path(__file__).resolve().parents[2]
-CLUSTER = Path(__file__).with_name("cluster.sh")
-STATE = "/var/tmp/narae-slurm"
-SETTINGS = {"SLURMLAB_DIR": STATE, "SLURMLAB_NAME": "narae", "SLURM_CONF": f"{STATE}/etc/slurm.conf"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    environment = os.environ | SETTINGS
-    subprocess.run(["bash", str(CLUSTER), "up", "2"], env=environment, check=True)
-    yield
-    subprocess.run(["bash", str(CLUSTER), "down", "--purge"], env=environment, check=True)
-
-
-@pytest.fixture
-def shell(tmp_path: Path, artifacts: Path) -> dict[str, str]:
-    """What a user's shell on the login node holds."""
-    # The nodes have the cores of one machine: a thread for each rank
-    words = {"NARAE_ARTIFACTS": str(artifacts), "NARAE_PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
-    return os.environ | SETTINGS | words | {"SBATCH_OUTPUT": f"{tmp_path}/%x.out"}
-
-
-def call(shell: dict[str, str], *words: str) -> str:
-    done = subprocess.run(words, cwd=HOME, env=shell, capture_output=True, text=True)
-    assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
-
-
-def wait(shell: dict[str, str], jobs: list[str], seconds: float = 400) -> None:
-    deadline = time.monotonic() + seconds
-    while set(call(shell, "squeue", "--noheader", "--format=%i").split()) & set(jobs):
-        assert time.monotonic() < deadline, call(shell, "squeue", "--long")
-        time.sleep(1)
+from jobs import HOME, call, wait
 
 
 def logs(tmp_path: Path) -> str:
@@ -71,12 +34,20 @@ def test_the_pipeline_trains_over_two_nodes(shell: dict[str, str], tmp_path: Pat
 
 
 def test_what_waits_for_a_failed_stage_is_cancelled(shell: dict[str, str], tmp_path: Path, artifacts: Path) -> None:
-    shown = call(shell, "bash", "slurm/pipeline.sh", "mine", str(tmp_path / "nowhere"))
+    (tmp_path / "junk.txt").write_text("1쪽\n\n2쪽\n")
+    shown = call(shell, "bash", "slurm/pipeline.sh", "mine", str(tmp_path / "junk.txt"))
     stages = dict(line.split() for line in shown.splitlines()[:-1])
     assert list(stages) == ["corpus", "tokenizer", "pack", "pretrain"]
     wait(shell, list(stages.values()), seconds=120)
-    assert "nowhere" in (tmp_path / "narae-corpus.out").read_text()
+    assert "nothing is left to train on: 2 documents read, rejected: too short 2" in logs(tmp_path)
     assert not list(artifacts.glob("*/mine/manifest.json"))
+
+
+def test_what_is_not_there_is_said_before_a_job_is_submitted(shell: dict[str, str], tmp_path: Path) -> None:
+    words = ["bash", "slurm/pipeline.sh", "mine", str(tmp_path / "nowhere")]
+    done = subprocess.run(words, cwd=HOME, env=shell, capture_output=True, text=True)
+    assert done.returncode == 1 and "nowhere: no such file or folder" in done.stderr
+    assert not call(shell, "squeue", "--noheader")
 
 
 def test_a_job_without_its_artifact_names_the_command(shell: dict[str, str], tmp_path: Path) -> None:
