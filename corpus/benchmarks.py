@@ -5,8 +5,9 @@
 
 An entry is any text in a benchmark's records, reduced to its letters and digits. A document holds an entry if it holds
 80 % of the entry's distinct 13-grams, wherever they stand; entries of fewer than 13 letters are too short to tell.
-Of 863,213 natural documents (135 MB), 13 letters find one that holds an entry of KoBEST: a novel, which the entry
-quotes. 10 letters find 17 and 8 letters 92, nearly all of them everyday sentences. 13 leave 31,096 of 51,512 entries.
+Against KoBEST, 8 letters find 92 of 863,213 natural documents (138 MB) and 10 letters 17, nearly all for an everyday
+sentence; 11 and more find one, a novel that the entry quotes. 13 leave a margin for larger corpora, and leave out 20,416
+of KoBEST's 51,512 texts. Speed: 130 MB/s and core where little is found.
 """
 
 import csv
@@ -101,7 +102,7 @@ class Index:
         weakref.finalize(self, os.close, self._file)
 
     def find(self, texts: list[str]) -> list[tuple[int, list[Match]]]:
-        """Which texts hold an entry, and which entries."""
+        """Which texts (in NFC, as cleaning leaves them) hold an entry, and which entries."""
         if not len(self._grams):
             return []
         width = self.settings.letters

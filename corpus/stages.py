@@ -181,7 +181,11 @@ class Match(Stage):
 
 
 class Groups(Stage):
-    """Pairs -> what goes. One of each group stays: the first in the order of the sources, but val comes before train."""
+    """Pairs -> what goes, and on which side the rest is.
+
+    One of each group stays: the first in the order of the sources, but those of Validation archives come before all
+    others. The group is on that one's side. If any member could bring it to val, val would fill with what is copied most.
+    """
 
     def tasks(self, plan: Plan) -> int:  # noqa: ARG002
         return 1
@@ -191,34 +195,35 @@ class Groups(Stage):
         stop_unreadable([entry for piece in pieces for entry in piece.counts()["unreadable"]], plan)
         exact, *near = sorted(self.work.glob("pairs/*/pairs"))
 
-        def val(of: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-            found = np.zeros(len(of), bool)
+        def draws(of: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+            found = np.zeros(len(of))
             for piece in np.unique(of):
                 mine = of == piece
-                found[mine] = pieces[piece].column("draw")[numbers[mine]] < plan.val_fraction
+                found[mine] = pieces[piece].column("draw")[numbers[mine]]
             return found
 
-        members = groups.groups([exact], near, val)
-        going = groups.groups([exact], [], val) if plan.keep_near else members
+        def held_out(of: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+            return draws(of, numbers) == ALWAYS
+
+        members = groups.groups([exact], near, held_out)
+        going = groups.groups([exact], [], held_out) if plan.keep_near else members
         going = going[going["kind"] != groups.STAYS]
-        moved = members[:0]
-        if plan.keep_near:  # to the side of the group's first member
-            moved = members[val(members["of_piece"], members["of_number"])]
-        held_out, kept, lowest = 0, 0, (NEVER, 0, 0)
+        on_val = draws(members["of_piece"], members["of_number"]) < plan.val_fraction
+        held, kept, lowest = 0, 0, (NEVER, 0, 0)
         with whole_folder(self.work / "sides") as folder:
             for number, piece in enumerate(pieces):
-                gone = going[going["piece"] == number]
-                draws = piece.column("draw")
-                sides = draws < plan.val_fraction
-                sides[moved["number"][moved["piece"] == number]] = True
-                draws[gone["number"]] = NEVER
-                if len(draws):
-                    lowest = min(lowest, (float(draws.min()), number, int(draws.argmin())))
-                kept += len(draws) - len(gone)
-                held_out += int(np.delete(sides, gone["number"]).sum())
+                gone, mine = going[going["piece"] == number], members["piece"] == number
+                column = piece.column("draw")
+                sides = column < plan.val_fraction
+                sides[members["number"][mine]] = on_val[mine]
+                column[gone["number"]] = NEVER
+                if len(column):
+                    lowest = min(lowest, (float(column.min()), number, int(column.argmin())))
+                kept += len(column) - len(gone)
+                held += int(np.delete(sides, gone["number"]).sum())
                 np.save(folder / f"gone-{number:05d}.npy", gone)
                 np.save(folder / f"val-{number:05d}.npy", sides)
-            if plan.val_fraction and not held_out and kept > 1:  # so few that none was drawn
+            if plan.val_fraction and not held and kept > 1:  # so few that none was drawn
                 draw, number, place = lowest
                 sides = np.load(folder / f"val-{number:05d}.npy")
                 sides[place] = draw < NEVER

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 import zstandard
 
 from corpus import collect, sample
 from corpus.privacy import PLACEHOLDERS
 from narae.artifact import Artifact, find, open_artifact, place
-from narae.documents import Document, read_documents, shards
+from narae.documents import Document, draw, read_documents, shards
 from narae.log import Mistake
 from tests.helpers import SENTENCES, call
 
@@ -279,3 +280,89 @@ def test_a_killed_run_goes_on_behind_its_pieces(artifacts: Path, tmp_path: Path)
         "sample",
         "whole",
     ]
+
+
+def settings(path: Path, **values: object) -> str:
+    path.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
+    return str(path)
+
+
+def test_sources_of_a_yaml_have_names_licences_weights_and_limits(tmp_path: Path) -> None:
+    """The same short talk is too short for web, and long enough for chat."""
+    talk = "응 그래 내일 봐 ㅋㅋ 늦지 마라 알았지"
+    write(tmp_path / "a.txt", story(0), talk)
+    write(tmp_path / "b.txt", story(1), talk.replace("내일", "모레"))
+    sources = [
+        {"path": str(tmp_path / "a.txt"), "name": "글", "quality": "web", "licence": "CC0"},
+        {"path": str(tmp_path / "b.txt"), "name": "말", "quality": "chat", "weight": 2},
+    ]
+    file = settings(tmp_path / "c.yaml", name="two", sources=sources, val_fraction=0, similarity=0)
+    call(collect.main, "--config", file, "--workers", "1")
+    corpus = open_artifact("corpus", "two")
+    kept = [(document.id, document.source, document.licence) for document in documents(corpus, "train")]
+    assert kept == [("글/a.txt#0", "글", "CC0"), ("말/b.txt#0", "말", ""), ("말/b.txt#1", "말", "")]
+    found = corpus.counts["sources"]
+    assert {name: (one["licence"], one["weight"]) for name, one in found.items()} == {"글": ("CC0", 1), "말": ("", 2)}
+    assert found["글"]["rejected"] == {"too short": {"documents": 1, "bytes": len(talk.encode())}}
+    assert found["말"]["rejected"] == {}
+
+
+def test_a_group_of_near_duplicates_lies_on_one_side(tmp_path: Path) -> None:
+    """Sixty stories, each told three times with one word more."""
+    tellings = [story(n).replace("\n", f" {word}\n", 1) for n in range(60) for word in ("그리고", "그래서", "그러나")]
+    write(tmp_path / "a.txt", *tellings)
+    words = ("--sources", str(tmp_path / "a.txt"), "--val_fraction", "0.3", "--workers", "1")
+    sides = {}
+    for way in ("keep", "drop"):
+        call(collect.main, *words, "--name", way, "--near_duplicates", way)
+        corpus = open_artifact("corpus", way)
+        sides[way] = {
+            int(document.id.partition("#")[2]): split
+            for split in ("train", "val")
+            for document in documents(corpus, split)
+        }
+    assert sorted(sides["keep"]) == list(range(180))
+    families = [{sides["keep"][3 * n + telling] for telling in range(3)} for n in range(60)]
+    assert all(len(family) == 1 for family in families) and {"train"} in families and {"val"} in families
+    # The first of each stays, and its draw decides for all.
+    assert sides["drop"] == {3 * n: "val" if draw(f"a/a.txt#{3 * n}") < 0.3 else "train" for n in range(60)}
+    assert all(sides["keep"][number] == split for number, split in sides["drop"].items())
+
+
+def test_a_document_that_holds_a_benchmark_entry_goes(tmp_path: Path) -> None:
+    question = "바닷가에서 책을 읽던 나래는 왜 산마을로 돌아갔을까?"
+    (tmp_path / "quiz.jsonl").write_text(json.dumps({"question": question, "label": 1}) + "\n", encoding="utf-8")
+    write(tmp_path / "a.txt", story(0), f"{story(1)} {question.replace(' ', '  ')} {story(2)}", story(3))
+    words = ("--benchmarks", str(tmp_path / "quiz.jsonl"), "--val_fraction", "0", "--workers", "1")
+    call(collect.main, "--sources", str(tmp_path / "a.txt"), "--name", "fair", *words)
+    corpus = open_artifact("corpus", "fair")
+    assert [document.id for document in documents(corpus, "train")] == ["a/a.txt#0", "a/a.txt#2"]
+    [gone] = rejected(corpus)
+    assert gone.id == "a/a.txt#1" and gone.meta == {
+        "rejected": "benchmark",
+        "benchmark": ["quiz.jsonl:1 question (100%)"],
+    }
+
+
+def test_explain_follows_one_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dirty = story(0).replace(".", "!!!!!!", 1) + " 문의 010-1234-5678"
+    write(tmp_path / "a.txt", dirty, story(1), dirty + " ")
+    words = ("--sources", str(tmp_path / "a.txt"), "--name", "told", "--val_fraction", "0")
+    call(collect.main, *words, "--workers", "1")
+    capsys.readouterr()
+    call(collect.main, *words, "--explain", "a/a.txt#0")
+    told = capsys.readouterr().out
+    assert "[-010-1234-5678-]{+<전화번호>+}" in told and "in train-00000.jsonl.zst" in told
+    call(collect.main, *words, "--explain", "a/a.txt#2")
+    assert "the same as a/a.txt#0" in capsys.readouterr().out
+    with pytest.raises(Mistake, match="no document of these sources has this id"):
+        call(collect.main, *words, "--explain", "a/a.txt#9")
+
+
+def test_a_page_without_text(tmp_path: Path) -> None:
+    write(tmp_path / "a.txt", story(0), story(0), "짧다.", story(1))
+    for name, more in (("open", []), ("closed", ["--no_text", "true"])):
+        call(collect.main, "--sources", str(tmp_path / "a.txt"), "--name", name, "--workers", "1", *more)
+    pages = {name: (place("corpus", name) / "corpus.html").read_text(encoding="utf-8") for name in ("open", "closed")}
+    assert "짧다." in pages["open"] and "나래는" in pages["open"]
+    assert "짧다." not in pages["closed"] and "나래는" not in pages["closed"] and "a/a.txt#2" in pages["closed"]
