@@ -8,13 +8,13 @@ RUN := .venv/bin/python
 
 help:
 	@echo "make demo         installs, writes the sample corpus and runs every stage on it: about ten minutes"
-	@echo "make run DATA=…   your own text (AIHub folder, txt, jsonl) through the same stages; says disk, memory and time first"
+	@echo "make run DATA=…   your own text (archives, text, tables) through the same stages; says disk, memory and time first"
 	@echo "                    SIZE=tiny|125m|350m|1.3b (125m)   NAME=… (after DATA)   VOCAB=… (by the text)"
 	@echo "                    CHAT=chat.jsonl: fine-tuning on it   DRY_RUN=1: the estimate alone"
 	@echo "make install      .venv and the packages; PYTHON=python3.12 chooses, an active environment's torch is kept"
 	@echo "make test         the test suite"
 	@echo "make check        format, lint, types"
-	@echo "make test-slurm   training on a two-node Slurm cluster on this machine; INSTALL=1 installs Slurm (root, Debian)"
+	@echo "make test-slurm   the batch scripts on a two-node Slurm cluster on this machine; INSTALL=1 installs Slurm (root, Debian)"
 	@echo
 	@echo "Without make:     bash install.sh && .venv/bin/python narae/chain.py demo"
 	@echo "Where things go:  artifacts/, or the folder that NARAE_ARTIFACTS names"

@@ -1,6 +1,6 @@
 """Measures the corpus stage on one core, and datatrove's stock Korean path on the same documents, in turn.
 
-    python bench/collect.py                                 # the sample world's corpus; about six minutes
+    python bench/collect.py                                 # the sample world's corpus; about four minutes
     python bench/collect.py --data FILE.jsonl.zst           # records with `text`
     python bench/collect.py --data FILE.jsonl.zst --quick   # within three minutes
 
@@ -111,7 +111,8 @@ def documents(data: Path | None, size: int) -> tuple[str, list[str], list[str]]:
         longs = list(joined(longs))
     shorts = [text for text in texts if bytes_of(text) in SHORT]
     if not shorts:
-        shorts = [one for text in texts for one in sentences(text) if bytes_of(one) in SHORT]
+        distinct = dict.fromkeys(one for text in texts for one in sentences(text))
+        shorts = [one for one in distinct if bytes_of(one) in SHORT]
     if not longs or not shorts:
         raise Mistake(f"{', '.join(map(str, paths))}: no documents of {LONG.start} to {LONG.stop - 1} bytes")
     return data.name if data else "the sample world", some(longs, size), some(shorts, size // 3)

@@ -246,7 +246,7 @@ def told(config: CollectConfig, name: str, raw: Raw, file: File, licence: str, l
     return explain.render(
         name,
         text=raw.text,
-        source=file.source.described() | {"licence": licence},
+        source={"source": file.source.name, "licence": licence, "quality": file.source.quality or config.quality},
         meta=raw.meta,
         passed=passed,
         measured={} if raw.fault else quality.measure(text),

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -17,6 +18,7 @@ from typing import Any
 
 from datatrove.executor.base import DistributedEnvVars, PipelineExecutor
 from datatrove.executor.slurm import SlurmPipelineExecutor
+from datatrove.utils.logging import logger
 from datatrove.utils.stats import PipelineStats
 
 from narae.config import HOME
@@ -116,6 +118,15 @@ class Slurm(SlurmPipelineExecutor):
         if self.last:  # published: the marker that was just written goes as well
             shutil.rmtree(self.last, ignore_errors=True)
         return stats
+
+    def run(self) -> None:
+        logger.remove()  # what is launched is said by who launches it
+        try:
+            super().run()
+        except subprocess.CalledProcessError:
+            raise Mistake(
+                "sbatch refused the jobs, see above; flags go in as variables: SBATCH_PARTITION=cpu"
+            ) from None
 
     def launch_merge_stats(self) -> None:
         """The counts are ours; no job for datatrove's own."""

@@ -92,6 +92,7 @@ def prepare(plan: Plan) -> tuple[Path, bool]:
             shutil.rmtree(work)
         work.mkdir(parents=True)
     write_whole(work / "plan", pickle.dumps(plan))
+    plan_of.cache_clear()
     write_whole(mark, json.dumps(identity, ensure_ascii=False).encode())
     return work, again
 

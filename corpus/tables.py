@@ -1,5 +1,6 @@
 """Tables as documents, a row each: csv and tsv, parquet, the arrow shards of `save_to_disk`, data sets of the Hub."""
 
+import contextlib
 import csv
 import io
 import json
@@ -233,10 +234,15 @@ def hub(place: str) -> "datasets.IterableDataset":
 
     found = HUB.fullmatch(place)
     assert found
-    try:
+    with _reached(place, found["path"]):
         return datasets.load_dataset(found["path"], found["config"], split=hub_split(place), streaming=True)
+
+
+@contextlib.contextmanager
+def _reached(place: str, path: str) -> Iterator[None]:
+    try:
+        yield
     except ConnectionError as error:
-        path = found["path"]
         raise Mistake(
             f"--sources {place}: the Hub cannot be reached ({_said(error)}); where there is a network, run "
             f"`hf download --repo-type dataset {path} --local-dir {Path(path).name}`, and name that folder: "
@@ -256,7 +262,8 @@ def hub_files(place: str) -> list[str]:
 
     found = HUB.fullmatch(place)
     assert found
-    files = datasets.load_dataset_builder(found["path"], found["config"]).config.data_files or {}
+    with _reached(place, found["path"]):
+        files = datasets.load_dataset_builder(found["path"], found["config"]).config.data_files or {}
     return [str(file) for file in files.get(hub_split(place), [])]
 
 
