@@ -7,7 +7,8 @@ Documents, and copies of them changed on purpose in known ways: words swapped, l
 other spacing, sentences in another order, the end cut off, a passage of another document quoted. The exact Jaccard
 similarity of all pairs, by an inverted index over shingles, is the truth.
 
-  found     per similarity: pairs that agree in a band, and pairs that end up in one group (16 × 4 is the default)
+  found     per similarity: pairs that agree in a band, and pairs that end up in one group (16 × 4 is the default);
+            below 0.8, pairs get into one group by a third document that is like both, here most often the original
   shingles  per change: copies as similar as the threshold in 3, 5 or 7 characters, or in 5 words; 5 words in 14 × 8
             without verification is what datatrove does by default
   marks     digest and MinHash sketch, MB of UTF-8 per second and core

@@ -4,8 +4,6 @@ The thresholds are those of configs/kor_Hang.yml and fineweb-2-pipeline.py in Fi
 The steps run on documents in memory, one after the other, without an executor.
 """
 
-import contextlib
-import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,25 +15,21 @@ TOP_N_GRAMS = ((2, 0.282), (3, 0.228), (4, 0.185))
 DUP_N_GRAMS = ((5, 0.201), (6, 0.184), (7, 0.168), (8, 0.154), (9, 0.14), (10, 0.127))
 STOP_WORDS = "의 다 이 는 에 을 한 년 하 은 를 했 고 에서 가 있 으로 인 월 로 되".split()
 # Kiwi's models, fastest first: 0.22, 0.12 and 0.03 MB/s. datatrove asks for the last, which Kiwi left out after 0.21.
-MODELS = "cong", "knlm", "sbg"
+MODELS = {"cong": "cong.mdl", "knlm": "sj.knlm", "sbg": "skipbigram.mdl"}
 
 
 class Peer:
     def __init__(self, folder: Path):
+        import kiwipiepy_model
         from datatrove.utils.logging import logger
         from datatrove.utils.word_tokenizers import load_word_tokenizer
 
         logger.remove()
+        there = Path(kiwipiepy_model.__file__).parent
         self.folder = folder
+        self.model = next(model for model, file in MODELS.items() if (there / file).exists())
         tokenizer = load_word_tokenizer(LANGUAGE)  # all steps share it
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of models that are not there
-            for self.model in MODELS:
-                tokenizer.model_type, tokenizer._tokenizer = self.model, None
-                with contextlib.suppress(OSError, ValueError):
-                    tokenizer.word_tokenize("모델을 읽는다.")
-                    return
-        raise Mistake("Kiwi can read none of its models: pip install --force-reinstall kiwipiepy-model")
+        tokenizer.model_type, tokenizer._tokenizer = self.model, None
 
     def filters(self, texts: list[str]) -> dict[str, int]:
         from datatrove.pipeline.filters import FineWebQualityFilter, GopherQualityFilter, GopherRepetitionFilter

@@ -1,9 +1,9 @@
 """Characters that look like others, or like nothing, and what stands for them: str -> str, pure.
 
-Compatibility forms are mended where nothing but room is lost. Full-width letters, half-width jamo and the squeezed units
-of old code pages (㎏, ㎡, ㈜) have a plain spelling that Korean uses side by side; ㎡ keeps its power, which NFKC loses
-(m2). What says something that its letters do not stays: circled marks, which are names in examinations (㉠, ①, ㉮),
-superscripts (²), Roman numerals (Ⅳ), fractions (½), ligatures of words (℃, №, ™), the ￣ of faces such as ￣ㅅ￣.
+Compatibility forms are mended where nothing but room is lost. Full-width letters, half-width jamo and the squeezed
+units of old code pages (㎏, ㎡, ㈜) have a plain spelling that Korean uses side by side; ㎡ keeps its power, which NFKC
+loses (m2). What says something that its letters do not stays: circled marks, which are names in examinations (㉠, ①,
+㉮), superscripts (²), Roman numerals (Ⅳ), fractions (½), signs (℃, №, ™), the ￣ of faces such as ￣ㅅ￣.
 """
 
 import functools
@@ -15,7 +15,6 @@ import unicodedata
 _GONE = (
     "\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200c\u200e\u200f"
     "\u202a-\u202e\u2060-\u206f\ud800-\udfff\ue000-\uf8ff\ufdd0-\ufdef\ufeff\ufff9-\ufffc\ufffe\uffff"
-    "\U0001fffe\U0001ffff\U0002fffe\U0002ffff\U000e0000-\U0010ffff"
 )
 # U+3164 and U+FFA0 are letters without ink, U+2800 a Braille cell without dots: people write them for a space.
 _SPACES = "\t\xa0\u1680\u2000-\u200a\u202f\u205f\u2800\u3000\u3164\uffa0"
@@ -35,13 +34,16 @@ def _spelt() -> dict[str, str]:
     ):
         for sign in map(chr, range(first, last + 1)):
             kind, _, letters = unicodedata.decomposition(sign).partition(" ")
-            if kind in ("<wide>", "<narrow>"):  # to the jamo as it is typed, where NFKC has one to be composed
+            if 0x3200 <= ord(sign) <= 0x320D:  # ㈀; in these and the next NFKC has jamo that are to be composed
+                letter = unicodedata.name(sign).replace("PARENTHESIZED HANGUL", "HANGUL LETTER")
+                spelt[sign] = f"({unicodedata.lookup(letter)})"
+            elif kind in ("<wide>", "<narrow>"):
                 spelt[sign] = chr(int(letters, 16))
             elif kind:
                 spelt[sign] = unicodedata.normalize("NFKC", sign).replace("\u2044", "/").replace("\u2215", "/")
             if 0x3371 <= ord(sign) <= 0x33DF:
                 spelt[sign] = re.sub("[23]$", lambda power: "²³"[int(power[0]) - 2], spelt[sign])
-    del spelt["￣"]
+    del spelt["￣"], spelt["\uffa0"]
     return spelt
 
 
@@ -52,6 +54,7 @@ _MENDED = (
     | dict.fromkeys(_BREAKS, "\n")
 )
 _ODD = re.compile(f"[{_GONE}{''.join(_MENDED)}]")
+_BEYOND = re.compile("[\U000e0000-\U0010ffff]")  # one class with both is three times as slow
 # A joiner between pictures makes one of two: 👨‍👩‍👧.
 _PICTURE = "\u2190-\u21ff\u2600-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff"
 _JOINER = re.compile(f"(?<![{_PICTURE}\ufe0f])\u200d|\u200d(?![{_PICTURE}])")
@@ -63,17 +66,18 @@ _JAMO = re.compile(_CONJOINING)
 _SYLLABLE = re.compile(f"([{_LEADS}][{_VOWELS}][{_TAILS}]?|(?<=[{_OPEN}])[{_TAILS}])|{_CONJOINING}")
 
 
-# What endless rows are made of, as a class of re: jamo, _, punctuation, signs; beyond U+FFFF only pictures.
+# What endless rows are made of, as a class of re: jamo, _, punctuation, signs; beyond U+FFFF only pictures. Neither #
+# and `, of which headings and fences are made, nor brackets and backslashes, which program code counts.
 _SIGNS = "".join(map(chr, [*range(0x21, 0xFFFF), ord("x"), *range(0x1F000, 0x1FB00)]))
 REPEATABLE = "".join(
-    f"{re.escape(row[0])}-{re.escape(row[-1])}" for row in re.findall(r"[^\w\s#`]+|[ㄱ-ㆎ]+|_", _SIGNS)
+    f"{re.escape(row[0])}-{re.escape(row[-1])}" for row in re.findall(r"[^\w\s#`()\[\]{}\\]+|[ㄱ-ㆎ]+|_", _SIGNS)
 )
 
 
 def characters(text: str) -> str:
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
-    text = _ODD.sub(lambda found: _MENDED.get(found[0], ""), text)
+    text = _BEYOND.sub("", _ODD.sub(lambda found: _MENDED.get(found[0], ""), text))
     if "\u200d" in text:
         text = _JOINER.sub("", text)
     if not unicodedata.is_normalized("NFC", text):

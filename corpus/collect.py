@@ -1,7 +1,7 @@
 """python corpus/collect.py [--sources PATH ...] [--name sample] [--quality books|news|web|chat] [--workers 4]
 
-Sources -> documents: cleaned, judged, without duplicates, split into train and val, in shards. Without --sources it reads
-the sample. AIHub and NIKL archives are read as they were downloaded; txt, jsonl and csv may be compressed (gz, bz2, xz,
+Sources -> documents: cleaned, judged, without duplicates, split into train and val, in shards. Without --sources it
+reads the sample. AIHub and NIKL archives are read as they were downloaded; txt, jsonl and csv may be compressed (gz, bz2, xz,
 zst); parquet files, folders of `save_to_disk` and hub:OWNER/NAME work as well. In yaml a source may be a mapping:
 
     sources:
@@ -28,7 +28,7 @@ from corpus.clean import STEPS
 from corpus.executors import Local, Slurm
 from corpus.marks import Settings
 from corpus.plain import Raw
-from corpus.plan import Plan, pieces_of, prepare
+from corpus.plan import Plan, pieces_of, prepare, work_folder
 from corpus.publish import Publish, publish, report
 from corpus.reader import Reader, members
 from corpus.reader import units as cut
@@ -95,7 +95,7 @@ def main() -> None:
         "quality": {name: asdict(limit) for name, limit in limits.items()},
     }
     inputs = {} if parents else fingerprints(files)
-    inputs |= {f"benchmark {path}": benchmarks.fingerprint(path) for path in config.benchmarks}
+    inputs |= {f"benchmark {Path(path).name}": benchmarks.fingerprint(path) for path in config.benchmarks}
     if config.jobs and artifact.current("corpus", config.name, settings, parents, inputs, config.overwrite):
         return
     if config.jobs:
@@ -103,6 +103,7 @@ def main() -> None:
         return
     draft = artifact.begin("corpus", config.name, settings, parents, inputs, config.overwrite)
     if draft is None:
+        shutil.rmtree(work_folder(config.name), ignore_errors=True)  # of a run that was killed after publishing
         return
     with draft:
         plan = plan_for(config, files, limits, settings, inputs, parents)
@@ -119,9 +120,9 @@ def check(config: CollectConfig) -> None:
     for key in ("val_fraction", "similarity", "max_unreadable"):
         if not 0 <= getattr(config, key) <= 1:
             raise Mistake(f"--{key} {getattr(config, key)}: a share lies between 0 and 1")
-    for key in ("shard_megabytes",):
-        if getattr(config, key) < 1:
-            raise Mistake(f"--{key} {getattr(config, key)}: at least 1")
+    for key, least in (("shard_megabytes", 1), ("max_documents", 0), ("workers", 0), ("jobs", 0)):
+        if getattr(config, key) < least:
+            raise Mistake(f"--{key} {getattr(config, key)}: at least {least}")
 
 
 def plan_for(
@@ -134,6 +135,8 @@ def plan_for(
 ) -> Plan:
     units = cut(files)
     shard_bytes = config.shard_megabytes * 10**6
+    alike = Settings(config.shingle, config.bands, config.rows, config.similarity)
+    alike.advise()
     return Plan(
         name=config.name,
         overwrite=config.overwrite,
@@ -147,7 +150,7 @@ def plan_for(
         allowed=max(8, int(members(units) * config.max_unreadable)),
         limits=limits,
         held_out={file.source.name for file in files if file.validation} if config.val_fraction else set(),
-        alike=Settings(config.shingle, config.bands, config.rows, config.similarity),
+        alike=alike,
         keep_near=config.near_duplicates == "keep",
         val_fraction=config.val_fraction,
         shard_bytes=shard_bytes,
@@ -157,11 +160,7 @@ def plan_for(
 
 def carry_out(plan: Plan, config: CollectConfig) -> Path:
     """Every stage over all its tasks, on this machine's cores."""
-    work, again = prepare(plan)
-    if again:
-        say(f"going on with what an earlier start left in {work}")
-    stop_beside_jobs(work)
-    benchmarks.build(config.benchmarks, work / "benchmarks")
+    work = ready(plan, config)
     sizes = [plan.size(piece) for piece in plan.largest_first]
     for name, step in STAGES.items():
         local = Local(step(work), step(work).tasks(plan), work / "stages" / name, config.workers)
@@ -181,9 +180,7 @@ def submit(plan: Plan, config: CollectConfig) -> None:
         raise Mistake("--jobs submits jobs, and is for the login node; inside a job leave it out")
     if not shutil.which("sbatch"):
         raise Mistake("--jobs: there is no sbatch here, this is for the login node of a Slurm cluster; leave it out")
-    work, again = prepare(plan)
-    stop_beside_jobs(work)
-    benchmarks.build(config.benchmarks, work / "benchmarks")
+    work = ready(plan, config)
     environment = f". {HOME}/slurm/site.env\nexport PATH={Path(sys.executable).parent}:$PATH"
     before = None
     jobs = []
@@ -197,6 +194,14 @@ def submit(plan: Plan, config: CollectConfig) -> None:
             say(f"{name}: job {before.job_id}, {tasks:,} tasks; its output is in {before.slurm_logs_folder}")
     (work / "jobs").write_text(" ".join(jobs))
     print(jobs[-1])
+
+
+def ready(plan: Plan, config: CollectConfig) -> Path:
+    """The work folder, with the plan and the benchmarks' index in it."""
+    stop_beside_jobs(work_folder(plan.name))
+    work = prepare(plan)
+    benchmarks.build(config.benchmarks, work / "benchmarks")
+    return work
 
 
 def stop_beside_jobs(work: Path) -> None:

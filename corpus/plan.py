@@ -76,17 +76,17 @@ def work_folder(name: str) -> Path:
     return place.with_name(f".work-{place.name}")
 
 
-def prepare(plan: Plan) -> tuple[Path, bool]:
-    """The work folder with this plan in it; True where an earlier start has left something to go on with."""
+def prepare(plan: Plan) -> Path:
+    """The work folder with this plan in it, and what an earlier start of the same has left."""
     work = work_folder(plan.name)
     parents = [parent.fingerprint for parent in plan.parents]
     by = {"commit": artifact.commit(), "settings": plan.settings, "inputs": plan.inputs, "parents": parents}
     identity = artifact.plain(by)
     mark = work / "identity.json"
     if mark.exists() and json.loads(mark.read_text(encoding="utf-8")) == identity:
-        again = any(work.glob("stages/*/completions/*"))
+        if any(work.glob("stages/*/completions/*")):
+            say(f"going on with what an earlier start left in {work}")
     else:
-        again = False
         if work.exists():
             say(f"the unfinished work in {work} was of another version, other settings or input: starting over")
             shutil.rmtree(work)
@@ -94,7 +94,7 @@ def prepare(plan: Plan) -> tuple[Path, bool]:
     write_whole(work / "plan", pickle.dumps(plan))
     plan_of.cache_clear()
     write_whole(mark, json.dumps(identity, ensure_ascii=False).encode())
-    return work, again
+    return work
 
 
 def write_whole(path: Path, data: bytes) -> None:

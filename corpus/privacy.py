@@ -14,7 +14,6 @@ RESIDENT, PHONE, EMAIL, CARD, ACCOUNT, LINK, PASSPORT, LICENCE = (
     for name in ("주민등록번호", "전화번호", "전자우편", "카드번호", "계좌번호", "링크", "여권번호", "운전면허번호")
 )
 PLACEHOLDERS = (RESIDENT, PHONE, EMAIL, CARD, ACCOUNT, LINK, PASSPORT, LICENCE)
-PAIRS = ("여권", "ww", "WW", "Ww", "wW")  # of characters: what sieve.py looks for, besides digits and addresses
 
 # Each pattern begins with the character that it looks for, and what must not stand before it comes second: re then
 # skips to such characters, which is five times as fast.
@@ -32,56 +31,71 @@ _DOMAIN = re.compile(
 EMAIL_FORM = r"[\w.+%-]{0,63}@(?:[A-Za-z0-9-]{1,63}\.){1,4}[A-Za-z]{2,18}(?![A-Za-z0-9@])"
 _EMAIL = re.compile(rf"[A-Za-z0-9](?<![\w.+%-].){EMAIL_FORM}", re.ASCII)
 
-# Fewer than eight digits are nobody's number; most lines end here.
-DIGITS, GAP = 8, 3
-_DIGITS = re.compile(rf"[0-9](?:[-. ()]{{0,{GAP}}}[0-9]){{{DIGITS - 1}}}")
+# No number has fewer digits, or more between them; a date has eight. Most lines end here.
+DIGITS, GAP = 9, 3
+_DASH = "[-‐‑–−]"
+BETWEEN = "-‐‑–−. ()"
+_DIGITS = re.compile(rf"[0-9](?:[{BETWEEN}]{{0,{GAP}}}[0-9]){{{DIGITS - 1}}}")
 _ALONE = r"(?<![0-9.-].)"
 _END = r"(?![0-9]|[.-][0-9])"
 
-_RESIDENT = re.compile(rf"([0-9]{_ALONE}[0-9]{{5}})( ?[-–] ?| )?([1-8][0-9]{{6}}){_END}")
+_RESIDENT = re.compile(rf"([0-9]{_ALONE}[0-9]{{5}})( ?{_DASH} ?| )?([1-8][0-9]{{6}}){_END}")
 _COMPANY = re.compile(r"법인[^0-9\n]{0,12}$")  # 법인등록번호 has the same form
 _WEIGHTS = (2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5)
 _CARD = re.compile(
-    r"[3-69](?<![0-9A-Za-z.-].)(?:[0-9]{3}([ -]?)[0-9]{4}\1[0-9]{4}\1[0-9]{4}"
+    r"[3-69](?<![0-9A-Za-z.-].)(?:[0-9]{3}( ?[-‐‑–−] ?| ?)[0-9]{4}\1[0-9]{4}\1[0-9]{4}"
     rf"|(?<=3)[47][0-9]{{2}}([ -]?)[0-9]{{6}}\2[0-9]{{5}}){_END}"
 )
-_SEP = r"(?: ?[-.] ?| )"
 _AREA = r"(?:2|[3-6][1-5]|70|50[2-8])"
-_MOBILE = rf"1(?:0\)?{_SEP}?[0-9]{{4}}{_SEP}?|[016-9](?:\) ?|{_SEP})[0-9]{{3,4}}{_SEP}|[16-9][0-9]{{3,4}})[0-9]{{4}}"
+_MARK = rf" ?(?:{_DASH}|\.) ?"
+_SEP = rf"(?:{_MARK}| )"
+_LAST = rf"[0-9]{{3,4}}{_SEP}[0-9]{{4}}"
 _PHONE = re.compile(
     r"[0+(8](?:(?<![0-9A-Za-z-].)(?<![0-9][.,].)|(?<=[Tt][Ee][Ll].)|(?<=[Ff][Aa][Xx].)|(?<=[HM]P.))(?:"
-    rf"(?:(?<=\+)|(?<=0)0)82{_SEP}?(?:\(0\)|0)?{_SEP}?(?:1[016-9]|{_AREA}){_SEP}?[0-9]{{3,4}}{_SEP}?[0-9]{{4}}"
+    rf"(?:(?<=\+)|(?<=0)0 ?)82{_SEP}?(?:\(0\)|0)?{_SEP}?(?:1[016-9]|{_AREA}){_SEP}?[0-9]{{3,4}}{_SEP}?[0-9]{{4}}"
     rf"|(?<=8)2{_SEP}10{_SEP}[0-9]{{4}}{_SEP}[0-9]{{4}}"
-    rf"|(?:(?<=0)|(?<=\()0){_MOBILE}"
-    rf"|(?:(?<=\()0{_AREA}\) ?|(?<=0){_AREA}(?:\) ?|{_SEP}))[0-9]{{3,4}}{_SEP}[0-9]{{4}}"
+    rf"|(?<=0)1(?:0\)?{_SEP}?[0-9]{{4}}{_SEP}?|[016-9](?:\) ?|{_SEP})[0-9]{{3,4}}{_SEP}|[16-9][0-9]{{3,4}})[0-9]{{4}}"
+    # Of three numbers with spaces alone nobody knows.
+    rf"|(?<=0){_AREA}(?:(?:\) ?|{_MARK}){_LAST}| [0-9]{{3,4}}{_MARK}[0-9]{{4}})|(?<=\()0(?:1[016-9]|{_AREA})\) ?{_LAST}"
     r")(?![0-9A-Za-z]|[.-][0-9])"
 )
 _LICENCE = re.compile(rf"[12]{_ALONE}[0-9]-[0-9]{{2}}-[0-9]{{6}}-[0-9]{{2}}{_END}")
 _PASSPORT = re.compile(r"(여권[^A-Za-z0-9\n]{0,12})(?:[A-Z]{1,2}[0-9]{7,8}|[A-Z][0-9]{3}[A-Z][0-9]{4})(?![0-9A-Za-z])")
 
-_BANK = "은행(?<=[가-힣]..)|농협|수협|신협|우체국|새마을금고|뱅크|계좌"
+_BANK = "은행(?<=[가-힣A-Za-z]..)|농협|수협|신협|우체국|새마을금고|뱅크|계좌"
 _SHORT = "국민|신한|우리|하나|카카오|토스"  # much else as well: only with the number right behind them
 _GROUPS = r"-[0-9]{2,8}(?:-[0-9]{2,8})?-[0-9]{1,8}"
 _UNITS = r" ?(?:[원만억조천개주명건좌년호회]|달러)"
-_AFTER_BANK = re.compile(
-    rf"(?:(?:{_BANK})[^0-9\n]{{0,20}}|(?:{_SHORT})[ :]{{1,2}}(?=[0-9]+-))"
-    rf"[0-9](?:{_ALONE}(?:[0-9]{{1,5}}{_GROUPS}|[0-9]{{9,13}})){_END}(?!{_UNITS})"
-)
+_HELD = rf"[0-9](?:{_ALONE}(?:[0-9]{{1,5}}{_GROUPS}|[0-9]{{9,13}})){_END}(?!{_UNITS})"
+_AFTER_BANK = re.compile(rf"(?:{_BANK})[^0-9\n]{{0,20}}{_HELD}")
+_AFTER_SHORT = re.compile(rf"(?:{_SHORT})[ :]{{1,2}}(?=[0-9]+-){_HELD}")
 _BEFORE_BANK = re.compile(
     rf"[0-9]{_ALONE}(?:[0-9]{{1,5}}{_GROUPS}|[0-9]{{9,13}}){_END}"
-    r"(?=[ (,:]{1,3}(?:[가-힣]{1,6}은행|[농수신]협|우체국|새마을금고|[가-힣Kk]{1,3}뱅크))"
+    r"(?=[ (,:]{1,3}(?:[가-힣A-Za-z]{1,6}은행|[농수신]협|우체국|새마을금고|[가-힣Kk]{1,3}뱅크))"
 )
 _BANKS = re.compile(r"은행|협|우체국|금고|뱅크|계좌|국민|신한|우리|하나|카카오|토스")
+_NO_ACCOUNT = re.compile(r"97[89]|(?:19|20)[0-9]{2}-[01][0-9]-")  # of a book, or a day
 # Between the bank's name and its number: then the number is another one.
 _OTHER = re.compile(r"사업자|등록|등기|고유|허가|접수|주문|송장|운송|우편|문의|상담|전화|팩스|고객|ISBN|도서|책")
 
 
-def mask_data(text: str) -> str:
-    if "/" in text or "w." in text or "W." in text:
-        for pattern in (_SCHEME, _WWW, _DOMAIN):
-            text = pattern.sub(_link, text)
+def mask(text: str) -> str:
+    return mask_numbers(mask_addresses(text))
+
+
+def mask_addresses(text: str) -> str:
+    if "://" in text:
+        text = _SCHEME.sub(_link, text)
+    if "w." in text or "W." in text:
+        text = _WWW.sub(_link, text)
+    if "/" in text:
+        text = _DOMAIN.sub(_link, text)
     if "@" in text:
         text = _EMAIL.sub(EMAIL, text)
+    return text
+
+
+def mask_numbers(text: str) -> str:
     if "여권" in text:
         text = _PASSPORT.sub(rf"\1{PASSPORT}", text)
     if _DIGITS.search(text):
@@ -89,8 +103,8 @@ def mask_data(text: str) -> str:
         text = _CARD.sub(_card, text)
         text = _PHONE.sub(PHONE, text)
         if _BANKS.search(text):
-            text = _AFTER_BANK.sub(_account, text)
-            text = _BEFORE_BANK.sub(_account, text)
+            for pattern in (_AFTER_BANK, _AFTER_SHORT, _BEFORE_BANK):
+                text = pattern.sub(_account, text)
         text = _LICENCE.sub(LICENCE, text)
     return text
 
@@ -102,7 +116,7 @@ def _link(found: re.Match[str]) -> str:
 
 def _resident(found: re.Match[str]) -> str:
     digits = found[1] + found[3]
-    if not is_resident_number(digits, checked=found[2] not in ("-", " - ")):
+    if not is_resident_number(digits, checked=not (found[2] or "").strip()):
         return found[0]
     before = found.string[max(0, found.start() - 20) : found.start()]
     if _COMPANY.search(before) or (found[2] is None and _is_barcode(digits) and "번호" not in before):
@@ -139,6 +153,6 @@ def _card(found: re.Match[str]) -> str:
 def _account(found: re.Match[str]) -> str:
     before = found[0].rstrip("0123456789-")
     number = found[0][len(before) :]
-    if not 10 <= sum(map(str.isdigit, number)) <= 14 or number.startswith(("978", "979")) or _OTHER.search(before):
+    if not 10 <= sum(map(str.isdigit, number)) <= 14 or _NO_ACCOUNT.match(number) or _OTHER.search(before):
         return found[0]
     return before + ACCOUNT

@@ -15,12 +15,12 @@ from corpus import boilerplate, privacy
 from corpus.characters import plain
 
 Places = npt.NDArray[np.int64]
+Halves = npt.NDArray[np.uint16]
 
 # What a character may be part of. Those of the first line are few.
 _ODD, _MARK, _DIGIT, _SIGN, _HINT = (1 << bit for bit in range(5))
 _GAP, _LETTER, _REPEATED = (1 << bit for bit in range(5, 8))
 _FEW = _ODD | _MARK | _DIGIT | _SIGN | _HINT
-_BOILERPLATE, _PRIVACY = 1, 2  # what two characters may be part of
 _SPACE, _BREAK, _PICTURE = ord(" "), ord("\n"), 0xFE0F  # U+FE0F makes ❤ a picture
 
 
@@ -32,29 +32,33 @@ def _kinds() -> npt.NDArray[np.uint8]:
     hints = "".join(pair for pair in boilerplate.PAIRS if len(pair) == 1)
     letters = "".join(filter(str.isalpha, map(chr, range(128))))
     for characters, kind in (
-        ("<&", _MARK), ("0123456789", _DIGIT), ("/@", _SIGN), (hints, _HINT), ("-. ()", _GAP), (letters, _LETTER),
+        ("<&", _MARK), ("0123456789", _DIGIT), ("/@wW", _SIGN), (hints, _HINT), (privacy.BETWEEN, _GAP),
+        (letters, _LETTER),
     ):  # fmt: skip
         kinds[list(map(ord, characters))] |= kind
     # Never collapsed: letters, syllables, digits, spaces, headings and fences.
     often = np.ones(0x110000, np.bool_)
-    often[list(map(ord, f"{letters}0123456789 \n#`"))] = False
+    often[list(map(ord, f"{letters}0123456789 \n#`()[]{{}}\\"))] = False
     often[0xAC00:0xD7A4] = often[0x3400:0xA000] = False
     kinds[often] |= _REPEATED
     return kinds
 
 
 @functools.cache
-def _pairs() -> npt.NDArray[np.uint8]:
-    """For every hash of two characters."""
-    kinds = np.zeros(1 << 16, np.uint8)
-    for pairs, kind in ((boilerplate.PAIRS, _BOILERPLATE), (privacy.PAIRS, _PRIVACY)):
-        for pair in pairs:
-            if len(pair) == 2:
-                kinds[_hashed(np.array(list(map(ord, pair)), np.uint16))] |= kind
-    return kinds
+def _pairs() -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+    """Which hashes boilerplate's pairs of characters have; the pairs in order, and the bits of their rules."""
+    pairs = sorted(pair for pair in boilerplate.PAIRS if len(pair) == 2)
+    codes = np.array([[ord(sign) for sign in pair] for pair in pairs], np.uint16)
+    hashes = np.zeros(1 << 16, np.bool_)
+    hashes[[int(_hashed(pair)[0]) for pair in codes]] = True
+    return hashes, _joined(codes[:, 0], codes[:, 1]), np.array([boilerplate.PAIRS[pair] for pair in pairs])
 
 
-def _hashed(halves: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint16]:
+def _joined(first: Halves, second: Halves) -> npt.NDArray[np.uint32]:
+    return first.astype(np.uint32) << np.uint32(16) | second
+
+
+def _hashed(halves: Halves) -> Halves:
     return halves[:-1] * np.uint16(0x9E37) + halves[1:] * np.uint16(0x79B1)
 
 
@@ -78,10 +82,21 @@ class Sieve:
         begun = (self.kinds[marks + 1] & _LETTER != 0) | (after == ord("/")) | (after == ord("!")) | (after == ord("#"))
         return np.unique(np.searchsorted(self.ends, np.concatenate((self._few(_ODD), marks[begun]))))
 
-    def boilerplate(self) -> Places:
-        """Lines that may be some."""
-        lines = self._lines(self._few(_HINT), self.pairs(_BOILERPLATE))
-        return lines[self.breaks[lines] - self._begins(lines) <= boilerplate.LONGEST]
+    def boilerplate(self) -> tuple[Places, Places]:
+        """Lines that may be some, and the bits of the rules that they may fall under."""
+        hashes, pairs, bits = _pairs()
+        hits = np.flatnonzero(np.take(hashes, _hashed(self.codes), mode="clip"))
+        held = _joined(self.codes[hits], self.codes[hits + 1])
+        which = np.minimum(np.searchsorted(pairs, held), len(pairs) - 1)
+        sure = pairs[which] == held
+        signs = self._few(_HINT)
+        places = np.concatenate((hits[sure], signs))
+        rules = np.concatenate((bits[which[sure]], np.full(len(signs), boilerplate.PAIRS["ⓒ"])))
+        owners = np.searchsorted(self.breaks, places)
+        order = np.argsort(owners, kind="stable")
+        lines, firsts = np.unique(owners[order], return_index=True)
+        short = self.breaks[lines] - self._begins(lines) <= boilerplate.LONGEST
+        return lines[short], np.bitwise_or.reduceat(rules[order], firsts)[short] if len(lines) else lines
 
     def spaces(self) -> Places:
         """Lines with two spaces in a row, indents aside, or one at the end."""
@@ -91,23 +106,25 @@ class Sieve:
         inner = (before != _SPACE) & (before != _BREAK) & (found > 0)
         return self._lines(found[inner | (self.codes[found + 1] == _BREAK)])
 
-    def private(self) -> Places:
-        """Lines that may hold personal data or an address."""
+    def addresses(self) -> Places:
+        """Lines that may hold a link or a mail address."""
         signs = self._few(_SIGN)
-        before, after = self.codes[np.maximum(signs - 1, 0)], self.kinds[signs + 1]
-        path = (before == ord(":")) | (self.kinds[np.maximum(signs - 1, 0)] & _LETTER != 0)
-        mail = (self.codes[signs] == ord("@")) & (after & (_LETTER | _DIGIT | _GAP) != 0)
-        return self._lines(self._numbers(), signs[path | mail], self.pairs(_PRIVACY))
+        sign, before, after = self.codes[signs], self.codes[np.maximum(signs - 1, 0)], self.kinds[signs + 1]
+        path = (sign == ord("/")) & ((before == ord(":")) | (self.kinds[np.maximum(signs - 1, 0)] & _LETTER != 0))
+        mail = (sign == ord("@")) & (after & (_LETTER | _DIGIT | _GAP) != 0)
+        w = (sign | 32 == ord("w")) & (before | 32 == ord("w")) & (self.codes[signs + 1] == ord("."))
+        return self._lines(signs[path | mail | w])
 
-    def _numbers(self) -> Places:
-        """Where as many digits begin as a number has, with no more between them than such numbers have."""
+    def numbers(self) -> Places:
+        """Lines with as many digits as a number has, and no more between them than such numbers have; or passports."""
         digits, run = self._few(_DIGIT), privacy.DIGITS - 1
         steps = np.diff(digits)
         near = steps <= privacy.GAP + 1
         for gap in range(1, privacy.GAP + 1):
             near &= (steps <= gap) | (self.kinds[digits[:-1] + np.minimum(gap, steps)] & _GAP != 0)
         count = np.concatenate(([0], np.cumsum(near)))
-        return digits[: max(0, len(digits) - run)][count[run:] - count[:-run] == run]
+        passports = np.flatnonzero((self.codes[:-1] == ord("여")) & (self.codes[1:] == ord("권")))
+        return self._lines(digits[: max(0, len(digits) - run)][count[run:] - count[:-run] == run], passports)
 
     def repeats(self) -> Places:
         """Lines with the same sign four times in a row."""
@@ -119,16 +136,6 @@ class Sieve:
 
     def _few(self, kind: int) -> Places:
         return self.few[self.few_kinds & kind != 0]
-
-    @functools.cached_property
-    def _hits(self) -> tuple[Places, npt.NDArray[np.uint8]]:
-        kinds = np.take(_pairs(), _hashed(self.codes), mode="clip")
-        hits = np.flatnonzero(kinds != 0)
-        return hits, kinds[hits]
-
-    def pairs(self, kind: int) -> Places:
-        hits, kinds = self._hits
-        return hits[kinds & kind != 0]
 
     def _lines(self, *places: Places) -> Places:
         return np.unique(np.searchsorted(self.breaks, np.concatenate(places)))

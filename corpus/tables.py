@@ -130,7 +130,7 @@ def arrow_units(path: Path, size: int) -> Iterator[tuple[int, int, int]]:
     import pyarrow
 
     with pyarrow.memory_map(str(path)) as file, pyarrow.ipc.open_stream(file) as batches:
-        yield from _together((batch.nbytes for batch in batches), size)
+        yield from _together((sound(batch).nbytes for batch in batches), size)
 
 
 def _together(sizes: Iterable[int], size: int) -> Iterator[tuple[int, int, int]]:
@@ -186,7 +186,7 @@ def _columns(schema: "pyarrow.Schema", text_field: str) -> list[str]:
 
 
 def _rows(batches: Iterable["pyarrow.RecordBatch"], row: int, text_field: str) -> Iterator[tuple[int, Raw]]:
-    for batch in batches:
+    for batch in map(sound, batches):
         step = max(1, BATCH * batch.num_rows // max(1, batch.nbytes))
         for first in range(0, batch.num_rows, step):
             part = batch.slice(first, step)
@@ -197,14 +197,34 @@ def _rows(batches: Iterable["pyarrow.RecordBatch"], row: int, text_field: str) -
         row += batch.num_rows
 
 
+def sound(batch: "pyarrow.RecordBatch") -> "pyarrow.RecordBatch":
+    """Its columns lie within the file. What they hold is looked at when it is read."""
+    batch.validate()
+    return batch
+
+
 def _values(column: "pyarrow.Array") -> list[Any]:
     import pyarrow
 
     try:
+        column.validate(full=True)  # the offsets of a damaged file lead anywhere, and end the process
         return column.to_pylist()
-    except UnicodeDecodeError:
-        raw = column.cast(pyarrow.large_binary()).to_pylist()
-        return [None if value is None else value.decode("utf-8", "replace") for value in raw]
+    except pyarrow.ArrowInvalid:  # characters that are not UTF-8, or damage
+        raw = _bare(column)
+        raw.validate(full=True)
+        return [value.decode("utf-8", "replace") if isinstance(value, bytes) else value for value in raw.to_pylist()]
+
+
+def _bare(column: "pyarrow.Array") -> "pyarrow.Array":
+    """Texts as the bytes that they are."""
+    import pyarrow
+
+    if pyarrow.types.is_dictionary(column.type):
+        return pyarrow.DictionaryArray.from_arrays(column.indices, _bare(column.dictionary))
+    for kind in "string", "large_string", "string_view":
+        if column.type == getattr(pyarrow, kind)():
+            return column.view(getattr(pyarrow, kind.replace("string", "binary"))())
+    return column
 
 
 def shards_of(folder: Path) -> list[Path]:

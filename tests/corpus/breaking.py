@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
+import pyarrow
 import zstandard
+from pyarrow import parquet
 
 WHO = "나무꾼 어머니 아버지 선생님 동생 누나 할머니 이웃 친구 농부 목수 어부 화가 가수 의사 기자 소녀 소년 손님 주인".split()
 WHERE = "산에서 강가에서 시장에서 마을에서 학교에서 바다에서 들판에서 골목에서 마당에서 부엌에서 다리에서 언덕에서".split()
@@ -109,6 +111,16 @@ SCHEMAS: dict[str, tuple[str, Callable[[list[str]], Any]]] = {
     "csv": ("글.csv", lambda texts: "id,text\n" + "".join(f'{n},"{text}"\n' for n, text in enumerate(texts))),
     "tsv": ("글.tsv", lambda texts: "id\ttext\n" + "".join(f"{n}\t{text}\n" for n, text in enumerate(texts))),
 }
+def table(texts: list[str], key: str) -> bytes:
+    buffer, columns = io.BytesIO(), pyarrow.table({"id": list(map(str, range(len(texts)))), "text": texts})
+    if key == "parquet":
+        parquet.write_table(columns, buffer, row_group_size=3)
+    else:
+        with pyarrow.ipc.new_stream(buffer, columns.schema) as writer:
+            writer.write_table(columns, max_chunksize=3)
+    return buffer.getvalue()
+
+
 PLAIN = ("text", "jsonl", "csv", "tsv", "aihub653-json", "aihub653-tsv")
 PACKERS: dict[str, Callable[[bytes], bytes]] = {
     "": lambda data: data,
@@ -155,10 +167,14 @@ def zipped(members: list[tuple[str, bytes]], draw: Random) -> bytes:
 
 def make(name: str, draw: Random, broken: bool = True) -> Made:
     """A zip of some schemas' members, or a plain file; sound, or damaged in one to three of the ways below."""
-    made = Made()
-    if draw.random() < 0.3:
+    made, texts = Made(), [tale(draw) for _ in range(draw.randint(1, 12))]
+    kind = draw.random()
+    if kind < 0.05:
+        key = draw.choice(["parquet", "arrow"])
+        path, data = f"{name}.{key}", table(texts, key)
+        made.sure += texts
+    elif kind < 0.3:
         key, (suffix, packer) = draw.choice(PLAIN), draw.choice(list(PACKERS.items()))
-        texts = [tale(draw) for _ in range(draw.randint(1, 12))]
         content = SCHEMAS[key][1](texts)
         data = spoilt(content, draw, made) if broken and draw.random() < 0.5 else encoded(content)
         path, data = f"{name}{SCHEMAS[key][0][SCHEMAS[key][0].rindex('.') :]}{suffix}", packer(data)
@@ -274,7 +290,7 @@ def odd_characters(content: Any, draw: Random) -> bytes:
         at = draw.randrange(len(text) + 1)
         instead = draw.choice(['"', "{", "}", "[", "]", ",", ":", "\\", "\n", "\r", "\t", "\0", "\ufeff", "\\ud800", "'", ""])
         text = text[:at] + instead * draw.choice([1, 1, 2, 40]) + text[at + draw.randint(0, 1) :]
-    return text[: draw.randrange(1, len(text))].encode() if draw.random() < 0.2 else text.encode()
+    return text[: draw.randrange(20, len(text))].encode() if draw.random() < 0.2 else text.encode()
 
 
 def odd_encoding(content: Any, draw: Random) -> bytes:

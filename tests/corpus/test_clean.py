@@ -1,163 +1,205 @@
-"""Cleaning, case by case, each result written by hand; and the damage that others did, which must not come back."""
+"""Cleaning: the labelled cases, the damage that others did, and what holds for every text."""
 
+import re
 import unicodedata
+from typing import Any
 
 import pytest
-from hypothesis import given
+import yaml
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corpus.clean import Limits, clean, verdict
+from corpus.clean import ROUNDS, STEPS, clean, clean_all
+from corpus.privacy import PLACEHOLDERS
+from narae.config import HOME
 
-SAME = None
-CASES: list[tuple[str, str | None]] = [
-    # Normal form, invisible characters
-    (unicodedata.normalize("NFD", "한글 자모"), "한글 자모"),
-    ("\u1112\u1161\u11ab글", "한글"),
-    ("말\u1100\u1100끝", "말끝"),  # conjoining jamo that nothing composes
-    ("가\u200b나\u200d다\ufeff라", "가나다라"),
-    ("\ufeff처음", "처음"),
-    ("붙\xad임표", "붙임표"),
-    ("제어\x00문자\x07와\x7f끝", "제어문자와끝"),
-    ("방향\u202e표시\u202c", "방향표시"),
-    ("채움\u3164글자", "채움글자"),
-    ("한글\uf06c 글머리", "한글 글머리"),  # private use: HWP's bullets
-    ("ＡＢＣ１２３！？", "ABC123!?"),
-    ("（주）나래", "(주)나래"),
-    ("漢字와 かな", SAME),
-    ("이모지 😀도 남는다", SAME),
-    # Line ends and spaces
-    ("한 줄\r\n두 줄\r세 줄", "한 줄\n두 줄\n세 줄"),
-    ("문단\n\n\n\n문단", SAME),
-    ("칸이   여럿", "칸이 여럿"),
-    ("탭\t하나", "탭 하나"),
-    ("전각\u3000칸과\xa0칸", "전각 칸과 칸"),
-    ("줄 끝   \n다음 줄", "줄 끝\n다음 줄"),
-    ("목록\n    * 들여쓰기", SAME),
-    ("  앞뒤 칸  \n", "앞뒤 칸"),
-    ("줄\u2028나눔\x85표", "줄\n나눔\n표"),
-    # HTML
-    ("&lt;제목&gt; &amp; 부제", "<제목> & 부제"),
-    ("따옴표 &quot;하나&quot; &#44032;&#xB098;", '따옴표 "하나" 가나'),
-    ("&amp;quot;두 번&amp;quot;", '"두 번"'),
-    ("AT&T와 R&D;", SAME),
-    ("<b>굵게</b> <i>기울여</i>", "굵게 기울여"),
-    ("한 줄<br/>두 줄<BR>세 줄", "한 줄\n두 줄\n세 줄"),
-    ('<a href="https://example.com/a">여기</a>를 보라', "여기를 보라"),
-    ("<p class='x'>문단</p>", "문단"),
-    ("앞<!-- 숨은\n말 -->뒤", "앞뒤"),
-    ("<script>var a = 1;</script>본문", "본문"),
-    ("부등식 a<b and c>d 이다", SAME),
-    ("책 <토지>와 <b집>", SAME),
-    ("3 < 5 이고 7 > 2", SAME),
-    # Repeats
-    ("ㅋㅋㅋㅋㅋㅋㅋㅋ", "ㅋㅋㅋ"),
-    ("재밌다ㅋㅋㅋ", SAME),
-    ("슬퍼ㅠㅠㅠㅠㅠ", "슬퍼ㅠㅠㅠ"),
-    ("정말!!!!!!!!", "정말!!!"),
-    ("글쎄......", "글쎄..."),
-    ("그래~~~~~요?????", "그래~~~요???"),
-    ("――――――", "―――"),
-    ("#### 제목 넷", SAME),
-    ("````\n코드\n````", SAME),
-    # What others broke
-    ("1000000원", SAME),
-    ("값은 10000000000원이다", SAME),
-    ("좋아요ㅋㅋㅋ", SAME),
-    ("네ㅎ", SAME),
-    ("네ㅎㅎㅎㅎㅎ", "네ㅎㅎㅎ"),
-    ("아아아아아아 살려", SAME),
-    ("하하하하하하", SAME),
-    ("2024-01-15", SAME),
-    ("2019-03-11 10:20:30.123456", SAME),
-    ("ISBN 978-89-01-12345-6", SAME),
-    ("ISBN 9788901123456", SAME),
-    ("국민은행에서 2019-03-11에", SAME),
-    ("우리은행 책 978-89-01-12345-6", SAME),
-    ("우리은행이 1000000000원을", SAME),
-    ("번호 1234567890", SAME),
-    ("0212345678", SAME),
-    ("제2010-1234-5678호", SAME),
-    ("3.141592653589793", SAME),
-    ("192.168.100.200", SAME),
-    ("1609459200000", SAME),
-    # Personal data
-    ("제 번호는 010-1234-5678입니다", "제 번호는 <전화번호>입니다"),
-    ("01012345678로 전화", "<전화번호>로 전화"),
-    ("010 1234 5678", "<전화번호>"),
-    ("011-123-4567", "<전화번호>"),
-    ("(02) 123-4567", "<전화번호>"),
-    ("전화: 031-123-4567.", "전화: <전화번호>."),
-    ("+82-10-1234-5678", "<전화번호>"),
-    ("메일은 hong.gil-dong@example.co.kr입니다", "메일은 <전자우편>입니다"),
-    ("@나래 님", SAME),
-    ("자세히는 https://example.com/a?b=c#d.", "자세히는 <링크>."),
-    ("(http://example.com/a)를 보라", "(<링크>)를 보라"),
-    ("www.example.com에서", "<링크>에서"),
-    # 8 2 0 1 0 1 1 2 3 4 5 6 with weights 2…9, 2…5: 16+6+0+5+0+7+8+18+6+12+20+30 = 128; 11 - 128 % 11 = 4
-    ("820101-1234564", "<주민등록번호>"),
-    ("8201011234564", "<주민등록번호>"),
-    ("820101-1234565", SAME),  # wrong check digit
-    ("821301-1234567", SAME),  # no such month
-    ("210101-3123456", "<주민등록번호>"),  # born after October 2020: no check digit
-    # Luhn: 4+1+1+1+…: 4→8, fourteen 1s, of which seven double: 8+7+14 = 29 → 1
-    ("4111-1111-1111-1111", "<카드번호>"),
-    ("4111111111111111", "<카드번호>"),
-    ("4111-1111-1111-1112", SAME),
-    ("국민은행 123456-04-567890으로", "국민은행 <계좌번호>으로"),
-    ("계좌는 123-456-789012 (신한은행)", "계좌는 <계좌번호> (신한은행)"),
-    ("농협 계좌 301-1234-5678-91", "농협 계좌 <계좌번호>"),
-    ("품번 123456-04-567890", SAME),
-]
+CASES: list[dict[str, Any]] = yaml.safe_load((HOME / "bench/cases/clean.yaml").read_text(encoding="utf-8"))
+# Each asks for something that no rule does yet, or that no rule could know. What is mended leaves this list.
+UNSOLVED = {
+    "[b]굵은[/b] 글씨",
+    "바다가 잔잔하다.\n홍가람 기자",
+    "제1장 바다 15\n바다가 잔잔하다.",
+    "- 3 -\n× 2 =",
+    "https://example.com/wiki/나래 참고",
+    "http://나래.example.kr/소개 에서",
+    "narae(at)example.com 으로 주세요.",
+    "narae @ example.com 띄어 쓴 주소",
+    "주민번호는 830412 다시 3123452이다.",
+    "공일공-0000-1234로 걸어",
+    "tel 02·000·1234",
+    "학번 02-0000-1234로 조회한다.",
+    "기업 000-000000-00-000 홍가람",
+    "000-00-0000000 국민 홍가람",
+}
 
 
-@pytest.mark.parametrize(("before", "after"), CASES)
-def test_case(before: str, after: str | None) -> None:
-    assert clean(before) == (before if after is SAME else after)
+def test_labelled_cases() -> None:
+    wrong = {case["text"]: clean(case["text"]) for case in CASES if clean(case["text"]) != case["want"]}
+    assert set(wrong) == UNSOLVED, {text: wrong.get(text) for text in set(wrong) ^ UNSOLVED}
 
 
-def test_there_are_enough_cases() -> None:
-    assert len(CASES) >= 60
+def test_there_are_enough_cases_of_both_kinds_for_every_rule() -> None:
+    for rule in {case["rule"] for case in CASES}:
+        changes = [case["text"] != case["want"] for case in CASES if case["rule"] == rule]
+        assert 5 <= sum(changes) <= len(changes) - 5, rule
+    assert len(CASES) >= 220 and len({case["text"] for case in CASES}) == len(CASES)
 
 
-@given(
-    st.text(alphabet=st.sampled_from("가각ㅋㅎ ᄀ ᅡᆨ\u0301e\u200b\n\r\t<b>/a&;amp#lt!.0189-@:w국민은행<>＜"), max_size=60)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1000000원",
+        "값은 10000000000원이다",
+        "좋아요ㅋㅋㅋ",
+        "네ㅎ",
+        "아아아아아아 살려",
+        "하하하하하하",
+        "문단\n\n\n\n문단",
+        "2024-01-15",
+        "2019-03-11 10:20:30.123456",
+        "ISBN 978-89-01-12345-6",
+        "국민은행에서 2019-03-11에",
+        "우리은행 책 978-89-01-12345-6",
+        "번호 1234567890",
+        "0212345678",
+        "제2010-1234-5678호",
+        "1609459200000",
+    ],
 )
+def test_what_others_broke(text: str) -> None:
+    assert clean(text) == text
+
+
+def test_steps_in_turn() -> None:
+    """A text for each step; what the other steps would do to it comes before or after."""
+    text = "가\u200b나 &lt;b>다</b>\n로그인\n라  마 010-0000-1234!!!!!"
+    passed = []
+    for name, step in STEPS:
+        text = step(text)
+        passed.append((name, text))
+    assert passed == [
+        ("characters", "가나 &lt;b>다</b>\n로그인\n라  마 010-0000-1234!!!!!"),
+        ("markup", "가나 다\n로그인\n라  마 010-0000-1234!!!!!"),
+        ("boilerplate", "가나 다\n라  마 010-0000-1234!!!!!"),
+        ("spaces", "가나 다\n라 마 010-0000-1234!!!!!"),
+        ("personal data", "가나 다\n라 마 <전화번호>!!!!!"),
+        ("repeats", "가나 다\n라 마 <전화번호>!!!"),
+    ]
+
+
+def test_steps_that_are_turned_off() -> None:
+    text = "로그인\n메일은 narae@example.com  이다"
+    assert clean(text) == "메일은 <전자우편> 이다"
+    assert clean(text, boilerplate=False) == "로그인\n메일은 <전자우편> 이다"
+    assert clean(text, mask=False) == "메일은 narae@example.com 이다"
+
+
+def test_markup_within_markup() -> None:
+    assert clean("&amp;amp;lt;br&amp;amp;gt;나래") == "나래"
+    assert clean("<<em>em>나래</<em>em>") == "나래"
+    assert clean("<" * ROUNDS + "em>" * ROUNDS + "나래") == ""  # one round less would have been enough
+    assert clean("<" * (ROUNDS - 1) + "em>" * (ROUNDS - 1) + "나래") == "나래"
+
+
+# Pieces that steps look for, and halves of them, so that mending one lays another one open.
+PIECES = """
+가 각 ㅋ ㅎ 국 원 한글 태그 &#32;태그 ! !!!! ★ ★★★★ _ ~ ( ((((  0 1 12 원 - -- . , : / ' " ` < > & ; = # @ w ww www.
+&amp; amp; lt; &lt; &#38; &#x3c; &nbsp &#8203; <b> </b> <br> <br/> <p> <td> </p> <em> em> <a&#32;href= <!-- --> <script>
+</script> <style> <링크> 010-0000-1234 01000001234 (02) 000-1234 +82 82 10 0000 1234 Tel. 830412-3123452 830412 3123452
+4000-0000-1234-5676 400000001234 5676 371449635398431 국민은행 농협 계좌 신한 우체국 110-123-456789 1002345678901
+여권 M12345678 11-22-000000-78 a a@ b.co narae@example.com http:// https://a.kr/b blog.a.com/ x.kr ftp:// 로그인
+회원가입 | 댓글 3 조회수 공유 목록 신고 - 12 ― ▶ 구독하기 기자 홍가람 [ ] 무단 전재 금지 ⓒ © Copyright 2024 2024.03.15
+입력 09:30 펴낸곳 발행 사진= 관련기사 페이지 다. 홈 >
+""".split()
+ODD = [
+    " ",
+    "  ",
+    "\n",
+    "\n\n",
+    "\r",
+    "\r\n",
+    "\t",
+    "\x00",
+    "\x0c",
+    "\u2028",
+    "\xa0",
+    "\xad",
+    "\u200b",
+    "\u200d",
+    "\ufe0f",
+]
+ODD += ["\u1100", "\u1161", "\u11a8", "\u119e", "\u11eb", "\u0301", "\u0323", "\u3164", "\ufeff", "\ufffd", "\ue000"]
+ODD += [
+    "❤",
+    "👨",
+    "\ud83d",
+    "\ude00",
+    "\udc00",
+    "㎡",
+    "㈜",
+    "ﾡ",
+    "Ａ",
+    "＜",
+    "１",
+    "－",
+    "–",
+    "ﬁ",
+    "ſ",
+    "K",
+    "漢",
+    "\U000e0041",
+]
+PIECES = [piece.replace("&#32;", " ") for piece in PIECES] + ODD
+texts = st.lists(st.sampled_from(PIECES) | st.characters(), max_size=12).map("".join)
+
+
+@settings(max_examples=400, deadline=None)
+@given(texts)
 def test_twice_is_once(text: str) -> None:
     once = clean(text)
     assert clean(once) == once
+    assert unicodedata.is_normalized("NFC", once)
+
+
+@settings(max_examples=600, deadline=None)
+@given(st.lists(texts, max_size=5), st.booleans(), st.booleans())
+def test_all_at_once_is_one_by_one(batch: list[str], boilerplate: bool, mask: bool) -> None:
+    before = list(batch)
+    assert clean_all(batch, boilerplate, mask) == [clean(text, boilerplate, mask) for text in batch]
+    assert batch == before
+
+
+def test_all_at_once_on_the_labelled_cases() -> None:
+    """Whole, and cut in two: then halves of things lie at the edges of documents."""
+    batch = [case["text"] for case in CASES]
+    batch += [text[cut:] for text in batch for cut in (len(text) // 3, len(text) // 2)] + ["", "\n", " "]
+    assert clean_all(batch) == [clean(text) for text in batch]
+    assert clean_all(["".join(batch)]) == [clean("".join(batch))]
+    assert clean_all([]) == []
 
 
 @given(st.text(alphabet="가나다0123456789\n 원", max_size=60))
 def test_digits_syllables_and_lines_stay(text: str) -> None:
-    wanted = "\n".join(line.rstrip(" ") for line in text.split("\n")).strip()
-    assert clean(text).replace(" ", "") == wanted.replace(" ", "") or "<" in clean(text)
+    wanted = re.sub(" +$", "", text, flags=re.MULTILINE).strip().replace(" ", "")
+    cleaned = clean(text)
+    assert cleaned.replace(" ", "") == wanted or any(placeholder in cleaned for placeholder in PLACEHOLDERS)
 
 
-PROSE = "어느 봄날 아침에 나래는 장터로 갔다. 장터에는 사과와 배가 가득 쌓여 있었다. 나래는 사과 세 개를 샀다."
+ENDLESS = """
+<!-- <script> <script_ </ <b <b> <<b> <td_nowrap_ &lt; &#38; amp; &amp; & ```¶ ``` ~~~ ` ( 0 01 010- +82 1234- 12_ 0)1
+(0 4000-0000-1234-5676_ 830412-3123452 Tel 은행 국민은행1 계좌 여권 사업자 a. a.com/ a- http:// :// a:b/ @a. ⓒ -_1_-¶
+로그인 댓글1, 무단 기자_ ▶ 발행 2024-01-01 저작권자 😀 ㎏ Ａ
+""".split()
+ENDLESS = [piece.replace("_", " ").replace("¶", "\n") for piece in ENDLESS] + ["_", "\\", " ", "\n ", "\r", "\xa0"]
+ENDLESS += ["\u0301\u0323", "\u200d", "\u1100", "\u1161", "\u1112\u119e", "가\u11eb", "❤\ufe0f", "\ud83d"]
 
 
 @pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        (PROSE, ""),
-        ("네.", "too short"),
-        ("\ufffd" + PROSE, "undecodable characters"),
-        ("The server returned an empty response while reading the next block of records.", "little Hangul"),
-        ("★☆★ 할인 ▶▶▶ 클릭 ★☆★ 할인 ▶▶▶ 클릭 ★☆★ 할인", "symbols"),
-        ("for (int i = 0; i < n; i++) { a[i] = b[i]; } // 배열을 채운다\nreturn {a: a[0]};", "code or log"),
-        ("ERROR 오류 NullPointerException at 0x0045ab12; 오류 ERROR 다시 시도했다 실패했다", "code or log"),
-        ("오늘의 특가를 만나 보세요.\n" * 6, "repeated lines"),
-        ("오늘의 특가를 만나 보세요. " * 6, "repeated lines"),
-        ("네.\n네.\n네.\n네.\n" + PROSE, ""),
-        ("완전 재밌게 보고 있어요 ♡♡♡ 강추 강추 강추합니다 ^^ >_<", ""),
-        ("## 제목\n\n* **굵게** 쓴 목록이다\n* `코드`를 조금 넣었다\n\n| 약재 | 용량 |\n| 감초 | 두 돈 |", ""),
-        ("ㅋㅋㅋ 웃겨서 눈물이 난다 ㅠㅠㅠ ㅎㅎㅎ ㅋㅋㅋ", ""),
-    ],
+    ("piece", "size"),
+    [(piece, 10**6) for piece in ("<", "a@", "1-", "&#", "www.", "ㅋ", "<a b='")]
+    + [(piece, 10**5) for piece in ENDLESS],
 )
-def test_verdict(text: str, reason: str) -> None:
-    assert verdict(clean(text), Limits()) == reason
-
-
-def test_too_long() -> None:
-    assert verdict(PROSE, Limits(max_chars=len(PROSE))) == ""
-    assert verdict(PROSE, Limits(max_chars=len(PROSE) - 1)) == "too long"
+def test_endless_rows(piece: str, size: int) -> None:
+    """A step that took quadratic time would take hours."""
+    text = "가<a " + piece * (size // len(piece))
+    assert clean_all([text]) == [clean(text)]

@@ -194,6 +194,44 @@ def test_the_cut_into_pieces_and_the_parts_do_not_matter(tmp_path: Path, monkeyp
     assert sum(map(len, expected[1:])) > 50
 
 
+@pytest.mark.parametrize(("bands", "rows", "similarity"), [(40, 2, 0.9), (24, 3, 0.7), (12, 5, 1.0), (30, 6, 0.85)])
+def test_other_settings(tmp_path: Path, bands: int, rows: int, similarity: float) -> None:
+    settings = Settings(7, bands, rows, similarity)
+    texts = near_copies(random.Random(bands), 40)
+    # All of one shingle, more often: another text with the same set.
+    texts += ["나래" * 40, "나래" * 50]
+    corpus = Corpus(tmp_path, texts, (77,), settings)
+    found = {pair: one for task in range(1, settings.tasks) for pair, one in corpus.match(task).items()}
+    sets = [
+        {solid[start : start + 7] for start in range(len(solid) - 6)} for solid in map("".join, map(str.split, texts))
+    ]
+    real = {
+        (a, b): len(sets[a] & sets[b]) / len(sets[a] | sets[b]) for a, b in itertools.combinations(range(len(texts)), 2)
+    }
+    assert found[200, 201] == 1
+    assert all(one == pytest.approx(real[pair]) for pair, one in found.items()) and min(found.values()) >= similarity
+    group = {name: row[0] for name, row in corpus.members().items()}
+    high = [pair for pair, one in real.items() if one >= similarity]
+    missed = [pair for pair in high if group.get(pair[0], -1) != group.get(pair[1], -2)]
+    assert len(missed) <= 0.02 * len(high) and len(high) >= (1 if similarity == 1 else 30)
+
+
+def test_single_rows_and_whole_files_hold_the_same(tmp_path: Path) -> None:
+    rng = random.Random(11)
+    texts = [" ".join(story(rng, 6)) for _ in range(300)]
+    texts[5] = texts[4]
+    save(tmp_path, [mark(texts, SETTINGS)], SETTINGS)
+    piece = dedup.Piece(tmp_path, SETTINGS)
+    assert (piece.documents, piece.firsts) == (300, 299)
+    every = piece.rows(np.arange(299))
+    assert every[0].tolist() == [*range(5), *range(6, 300)]
+    few = np.array([298, 3, 5])
+    for mine, all_of in zip(piece.rows(few), every, strict=True):
+        assert np.array_equal(mine, all_of[few])
+    assert np.array_equal(every[2], mark(texts, SETTINGS).sketches[every[0]])
+    assert np.array_equal(piece.column(15), band_keys(every[2], 15, SETTINGS))
+
+
 def test_exact_copies_whatever_their_spaces_and_without_sketches(tmp_path: Path) -> None:
     texts = [
         "나래는 장터에 갔다.",
