@@ -275,7 +275,8 @@ def extrapolated(sizes: list[dict[str, Any]]) -> dict[str, Any]:
         if name in SERIAL:
             before = one["stages"].get(name, {"wall_s": 0.0})["wall_s"] if one is not other else 0.0
             began = one["mb"] if one is not other else 0.0
-            seconds += before + (stage["wall_s"] - before) / (other["mb"] - began) * (WHOLE - began)
+            grown = max(0.0, stage["wall_s"] - before) / (other["mb"] - began)
+            seconds += before + grown * (WHOLE - began)
         else:
             seconds += stage["cpu_s"] / other["mb"] * WHOLE / CORES
     # At the peak every document lies there twice, as a piece and in a shard.

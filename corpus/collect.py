@@ -1,8 +1,9 @@
 """python corpus/collect.py [--sources PATH ...] [--name sample] [--quality books|news|web|chat] [--workers 4]
 
 Sources -> documents: cleaned, judged, without duplicates, split into train and val, in shards. Without --sources it
-reads the sample. AIHub and NIKL archives are read as they were downloaded; txt, jsonl and csv may be compressed (gz, bz2, xz,
-zst); parquet files, folders of `save_to_disk` and hub:OWNER/NAME work as well. In yaml a source may be a mapping:
+reads the sample. AIHub and NIKL archives are read as they were downloaded; txt, jsonl and csv may be compressed (gz,
+bz2, xz, zst); parquet files, folders of `save_to_disk` and hub:OWNER/NAME work as well. In yaml a source may be a
+mapping:
 
     sources:
       - {path: /data/029*, name: books, quality: books}
@@ -67,7 +68,9 @@ class CollectConfig:
     shingle: int = option(5, "characters, spaces left out, that make one shingle")
     near_duplicates: str = option("drop", "drop all but one of a group, or keep them all, on one side of the split")
     benchmarks: list[str] = option([], "jsonl files with questions that must not be trained on")
-    max_unreadable: float = option(0.001, "share of unreadable members that stops the run; 8 are always allowed")
+    max_unreadable: float = option(
+        0.001, "share of unreadable members that stops the run; 8 are always allowed, of broken documents always 1 %"
+    )
     shard_megabytes: int = option(256, "text per shard")
     no_text: bool = option(False, "leave texts out of the page, for sources that may not be passed on")
     workers: int = option(0, "processes (0: one per core)")
@@ -148,6 +151,7 @@ def plan_for(
         pieces=pieces_of(files, units, shard_bytes),
         # A handful of broken members is normal even in a small delivery.
         allowed=max(8, int(members(units) * config.max_unreadable)),
+        broken_share=config.max_unreadable,
         limits=limits,
         held_out={file.source.name for file in files if file.validation} if config.val_fraction else set(),
         alike=alike,

@@ -1,7 +1,7 @@
 """What is to be done, cut into pieces that any number of workers can take: decided once, before anything is read.
 
 The plan and all that the stages leave lie in a work folder beside the corpus, artifacts/corpus/.work-NAME. The same
-command after a kill finds it there and goes on; with other settings, other input or another version of this program it starts over.
+command after a kill finds it there and goes on; with other settings, other input or another version it starts over.
 """
 
 import json
@@ -37,6 +37,7 @@ class Plan:
     files: list[File]
     pieces: list[list[Unit]]
     allowed: int  # unreadable members that are put up with
+    broken_share: float  # the same of broken documents
     limits: dict[str, Limits]  # by source
     held_out: set[str]  # sources whose archives say what is for validation
     alike: Settings
@@ -118,7 +119,7 @@ class Stage:
 
     work: Path
 
-    def __call__(self, data: Any, rank: int, world_size: int) -> None:  # noqa: ARG002
+    def __call__(self, data: Any, rank: int, world_size: int) -> None:
         try:
             self.do(plan_of(self.work), rank)
         except OSError as error:

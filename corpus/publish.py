@@ -21,10 +21,10 @@ SHOWN = 5  # samples of a kind, reason and source on the page
 
 
 class Publish(Stage):
-    def tasks(self, plan: Plan) -> int:  # noqa: ARG002
+    def tasks(self, plan: Plan) -> int:
         return 1
 
-    def do(self, plan: Plan, task: int) -> None:  # noqa: ARG002
+    def do(self, plan: Plan, task: int) -> None:
         """As a job of its own, behind the others."""
         draft = artifact.begin("corpus", plan.name, plan.settings, plan.parents, plan.inputs, plan.overwrite)
         if draft is not None:

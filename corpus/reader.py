@@ -22,7 +22,7 @@ from narae.log import Mistake
 
 RANGE = 64 << 20  # bytes of text per unit, where a file can be cut
 GROWTH = 3  # Korean text that was compressed is about three times as large
-BROKEN = 0.01  # share of broken lines that stops the run
+BROKEN = 0.01  # share of broken documents that stops the run where nothing more is allowed
 SHORT = 60  # characters: a single sentence, hardly a document
 # What is no text, by its first bytes.
 ALIEN = {
@@ -162,8 +162,8 @@ def _no_set(text: str, whole: bool) -> str:
 class Reader:
     """Reads units. It keeps count of what it met and of what it could not read. `licence`: that of the unit at hand."""
 
-    def __init__(self, files: Sequence[File]):
-        self.files = files
+    def __init__(self, files: Sequence[File], broken_share: float = 0.0):
+        self.files, self.allowed = files, max(broken_share, BROKEN)
         self.unreadable: list[dict[str, Any]] = []
         self.formats: dict[str, dict[str, int]] = {}
         self.licence = ""
@@ -286,17 +286,17 @@ class Reader:
     def _broken(self, unit: Unit, member: str, number: int, raw: Raw, documents: int) -> None:
         """Single lines that are none: kept aside, like any rejected document, but past a limit the reading is wrong."""
         self.broken += 1
-        if self.broken <= 8 + documents * BROKEN:
+        if self.broken <= 8 + documents * self.allowed:
             return
         file = self.files[unit.file]
         place = f"{file.label}{':' * bool(member)}{member}, " + (
             f"line {raw.meta['line']}" if "line" in raw.meta else f"document {number}"
         )
         place += f" from byte {unit.start:,} on" * (unit.start > 0 and file.kind == "plain")
-        hint = ""
+        hint = "; a larger --max_unreadable keeps them aside and goes on"
         if raw.fault == f"no {file.source.text_field}":
             keys = ", ".join(sorted(key_paths(raw.text[:HEAD]))[:20])
-            hint = f"; there are {keys}: --text_field names the one that holds the text" if keys else ""
+            hint = f"; there are {keys}: --text_field names the one that holds the text" if keys else hint
         raise Mistake(f"{self.broken:,} of {documents:,} documents are broken, the last in {place}: {raw.fault}{hint}")
 
     def _lost(self, unit: Unit, member: str, error: Exception) -> None:

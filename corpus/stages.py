@@ -56,7 +56,7 @@ class Clean(Stage):
         index = benchmarks.load(self.work / "benchmarks")
         tally = Tally(source.name)
         with ExitStack() as stack:
-            reader = stack.enter_context(Reader(plan.files))
+            reader = stack.enter_context(Reader(plan.files, plan.broken_share))
             folder = stack.enter_context(whole_folder(self.work / "pieces" / f"{number:05d}"))
             rejected = stack.enter_context(LineWriter(folder / "rejected.jsonl.zst"))
             piece = PieceWriter(folder)
@@ -156,7 +156,7 @@ class Tally:
 
 
 def stop_unreadable(unreadable: list[dict[str, Any]], plan: Plan) -> None:
-    """A file that was cut is listed once per part, and counts once. An empty member loses no text, and does not count."""
+    """A file that was cut is listed by each part, and counts once. An empty member loses no text: it does not count."""
     lost = {(entry["archive"], entry["member"]): entry["cause"] for entry in unreadable if entry["cause"] != "empty"}
     if len(lost) > plan.allowed:
         (archive, member), cause = list(lost.items())[-1]
@@ -184,13 +184,13 @@ class Groups(Stage):
     """Pairs -> what goes, and on which side the rest is.
 
     One of each group stays: the first in the order of the sources, but those of Validation archives come before all
-    others. The group is on that one's side. If any member could bring it to val, val would fill with what is copied most.
+    others. The group is on that one's side: if any member's draw counted, val would fill with what is copied most.
     """
 
-    def tasks(self, plan: Plan) -> int:  # noqa: ARG002
+    def tasks(self, plan: Plan) -> int:
         return 1
 
-    def do(self, plan: Plan, task: int) -> None:  # noqa: ARG002
+    def do(self, plan: Plan, task: int) -> None:
         pieces = pieces_of(self.work, plan)
         stop_unreadable([entry for piece in pieces for entry in piece.counts()["unreadable"]], plan)
         exact, *near = sorted(self.work.glob("pairs/*/pairs"))

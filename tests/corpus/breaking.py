@@ -20,7 +20,7 @@ import pyarrow
 import zstandard
 from pyarrow import parquet
 
-WHO = "나무꾼 어머니 아버지 선생님 동생 누나 할머니 이웃 친구 농부 목수 어부 화가 가수 의사 기자 소녀 소년 손님 주인".split()
+WHO = "나무꾼은 어머니는 아버지는 선생님은 동생은 누나는 할머니는 이웃은 친구는 농부는 목수는 어부는 화가는 가수는 의사는 기자는 소녀는 소년은".split()
 WHERE = "산에서 강가에서 시장에서 마을에서 학교에서 바다에서 들판에서 골목에서 마당에서 부엌에서 다리에서 언덕에서".split()
 WHAT = "사과를 편지를 노래를 그림을 책을 나무를 꽃을 물고기를 모자를 우산을 신발을 지도를 상자를 등불을 배를 빵을".split()
 WHEN = "아침에 저녁에 어제 오늘 봄에 여름에 가을에 겨울에 한낮에 새벽에 주말에 그날".split()
@@ -30,7 +30,7 @@ DONE = "찾았다 보냈다 불렀다 그렸다 읽었다 심었다 꺾었다 �
 def tale(draw: Random) -> str:
     """A document of one line that cleaning leaves as it is, and that is like no other."""
     return " ".join(
-        f"{draw.choice(WHO)}은 {draw.choice(WHEN)} {draw.choice(WHERE)} {draw.choice(WHAT)} {draw.choice(DONE)}."
+        f"{draw.choice(WHO)} {draw.choice(WHEN)} {draw.choice(WHERE)} {draw.choice(WHAT)} {draw.choice(DONE)}."
         for _ in range(draw.randint(2, 6))
     )
 
