@@ -29,7 +29,7 @@ from corpus.clean import STEPS
 from corpus.executors import Local, Slurm
 from corpus.marks import Settings
 from corpus.plain import Raw
-from corpus.plan import Plan, pieces_of, prepare, work_folder
+from corpus.plan import Plan, pieces_of, prepare, refusals_told, work_folder
 from corpus.publish import Publish, publish, report
 from corpus.reader import Reader, members
 from corpus.reader import units as cut
@@ -99,21 +99,22 @@ def main() -> None:
     }
     inputs = {} if parents else fingerprints(files)
     inputs |= {f"benchmark {Path(path).name}": benchmarks.fingerprint(path) for path in config.benchmarks}
-    if config.jobs and artifact.current("corpus", config.name, settings, parents, inputs, config.overwrite):
-        return
-    if config.jobs:
-        submit(plan_for(config, files, limits, settings, inputs, parents), config)
-        return
-    draft = artifact.begin("corpus", config.name, settings, parents, inputs, config.overwrite)
-    if draft is None:
-        shutil.rmtree(work_folder(config.name), ignore_errors=True)  # of a run that was killed after publishing
-        return
-    with draft:
-        plan = plan_for(config, files, limits, settings, inputs, parents)
-        work = carry_out(plan, config)
-        publish(plan, work, draft)
-    report(draft.counts, draft.target)
-    shutil.rmtree(work)
+    with refusals_told(work_folder(config.name)):
+        if config.jobs and artifact.current("corpus", config.name, settings, parents, inputs, config.overwrite):
+            return
+        if config.jobs:
+            submit(plan_for(config, files, limits, settings, inputs, parents), config)
+            return
+        draft = artifact.begin("corpus", config.name, settings, parents, inputs, config.overwrite)
+        if draft is None:
+            shutil.rmtree(work_folder(config.name), ignore_errors=True)  # of a run that was killed after publishing
+            return
+        with draft:
+            plan = plan_for(config, files, limits, settings, inputs, parents)
+            work = carry_out(plan, config)
+            publish(plan, work, draft)
+        report(draft.counts, draft.target)
+        shutil.rmtree(work)
 
 
 def check(config: CollectConfig) -> None:

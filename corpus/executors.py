@@ -50,6 +50,7 @@ class Local(PipelineExecutor):
 
     def run(self) -> Generator[int, None, None]:  # type: ignore[override]
         """The tasks that are not done yet, each as it ends."""
+        logger.disable("datatrove")  # on a full disk its log would be what fails, with a traceback of its own
         ranks = self.get_incomplete_ranks()
         if min(self.workers, len(ranks)) <= 1:
             for rank in ranks:

@@ -4,11 +4,13 @@ The plan and all that the stages leave lie in a work folder beside the corpus, a
 command after a kill finds it there and goes on; with other settings, other input or another version it starts over.
 """
 
+import contextlib
 import json
 import os
 import pickle
 import shutil
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -98,6 +100,18 @@ def prepare(plan: Plan) -> Path:
     return work
 
 
+@contextlib.contextmanager
+def refusals_told(work: Path) -> Iterator[None]:
+    """What the disk refuses, because it is full or belongs to another, in one line."""
+    try:
+        yield
+    except OSError as error:
+        raise Mistake(
+            f"{error.filename or work}: {error.strerror or error}; once that is mended, the same command goes on from "
+            f"here (removing {work} gives up)"
+        ) from None
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """There whole or not at all."""
     beside = path.with_name(f".{path.name}")
@@ -121,9 +135,8 @@ class Stage:
 
     def __call__(self, data: Any, rank: int, world_size: int) -> None:
         try:
-            self.do(plan_of(self.work), rank)
-        except OSError as error:
-            raise Mistake(f"{error}; the same command goes on from here, removing {self.work} gives up") from None
+            with refusals_told(self.work):
+                self.do(plan_of(self.work), rank)
         except Exception as error:
             # datatrove's log would print the values of all variables, texts and all.
             traceback.print_exc()

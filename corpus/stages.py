@@ -65,13 +65,14 @@ class Clean(Stage):
                 texts, reasons = sifted(rows, limits, index)
                 for row, text, reason in zip(rows, texts, reasons, strict=True):
                     before = len(row.raw.text.encode())
+                    after = before if text is row.raw.text else len(text.encode())
                     document = Document(row.id, text, source.name, row.licence, row.raw.meta)
                     tally.read(document, row.raw.text, before, reason)
                     if reason:
                         document.text, document.meta["rejected"] = row.raw.text, reason
                         rejected.write(line_of(document))
                     else:
-                        piece.write(document, before, len(text.encode()), row.draw)
+                        piece.write(document, before, after, row.draw)
                 stay = [text for text, reason in zip(texts, reasons, strict=True) if not reason]
                 if stay:
                     parts.append(marks.mark(stay, plan.alike))
@@ -240,9 +241,8 @@ class Write(Stage):
         going = {int(row["number"]): row for row in np.load(self.work / "sides" / f"gone-{number:05d}.npy")}
         on_val = np.load(self.work / "sides" / f"val-{number:05d}.npy").tolist()
         before, after = piece.column("before").tolist(), piece.column("after").tolist()
-        kept = {split: Counter[str](documents=0, bytes=0) for split in SPLITS}
         copies = {kind: Counter[str](documents=0, bytes=0) for kind in ("exact", "near")}
-        cleaned = Counter[str](documents=0, bytes=0)
+        changed = grown = 0
         samples: list[Sample] = []
         with whole_folder(self.work / "shards" / f"{number:05d}") as folder:
             with ExitStack() as stack:
@@ -251,8 +251,8 @@ class Write(Stage):
                 for place, line in enumerate(piece.lines()):
                     if place not in going:
                         writers[on_val[place]].write_line(line, after[place])
-                        kept[SPLITS[on_val[place]]].update(documents=1, bytes=after[place])
-                        cleaned.update(documents=before[place] != after[place], bytes=after[place] - before[place])
+                        changed += before[place] != after[place]
+                        grown += after[place] - before[place]
                         continue
                     row = going[place]
                     kind = "exact" if row["kind"] == groups.EXACT else "near"
@@ -267,8 +267,10 @@ class Write(Stage):
                         mine = f"{kind} duplicate", "", document.source, document.id, document.text[:BESIDE]
                         its = first.id, first.text[:BESIDE], found["similarity"]
                         samples.append(Sample(*mine, *its, len(document.text), len(first.text)))
-            counts: dict[str, Any] = {split: dict(count) for split, count in kept.items()}
-            counts |= {"duplicates": {kind: dict(count) for kind, count in copies.items()}, "cleaned": dict(cleaned)}
+            counts: dict[str, Any] = {"cleaned": {"documents": changed, "bytes": grown}}
+            counts["duplicates"] = {kind: dict(count) for kind, count in copies.items()}
+            for split, writer in zip(SPLITS, writers, strict=True):
+                counts[split] = {"documents": writer.documents, "bytes": writer.bytes}
             counts["shards"] = {split: writer.sizes for split, writer in zip(SPLITS, writers, strict=True)}
             counts["samples"] = [asdict(sample) for sample in samples]
             (folder / "counts.json").write_text(json.dumps(counts, ensure_ascii=False), encoding="utf-8")

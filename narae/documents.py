@@ -25,8 +25,15 @@ class Document:
     meta: dict[str, Any] = field(default_factory=dict)
 
 
+_quoted = json.encoder.encode_basestring
+
+
 def line_of(document: Document) -> bytes:
-    return json.dumps(document.__dict__, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    """What json.dumps writes without blanks, field by field: that takes two thirds of its time."""
+    meta = json.dumps(document.meta, ensure_ascii=False, separators=(",", ":")) if document.meta else "{}"
+    parts = document.id, document.text, document.source, document.licence
+    words = '{"id":%s,"text":%s,"source":%s,"licence":%s,"meta":%s}\n' % (*map(_quoted, parts), meta)  # noqa: UP031
+    return words.encode()
 
 
 class LineWriter:

@@ -3,8 +3,8 @@
     python pretrain/pack.py                                    # the sample's
     python pretrain/pack.py --config configs/pack/books.yaml --sequence_length 1024
 
-Documents follow each other, <|endoftext|> after each; the stream is cut into rows and no token is lost. The documents of
-a source with weight 2 come twice in train, those of one with weight 0.5 by halves. The format is narae/packed.py's.
+Documents follow each other, <|endoftext|> after each; the stream is cut into rows and no token is lost. The documents
+of a source with weight 2 come twice in train, those of one with weight 0.5 by halves. The format is narae/packed.py's.
 """
 
 import itertools

@@ -62,7 +62,7 @@ def test_letters_fold(tmp_path: Path) -> None:
 
 def test_an_entry_does_not_go_on_in_the_next_document(index: Index) -> None:
     half = len(QUESTION) // 2
-    assert index.find([QUESTION[:half], QUESTION[half:]]) == []
+    assert index.find([QUESTION[:half], QUESTION[half:], AROUND.format("")]) == []
 
 
 def test_the_share_decides(tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 """Documents come back as they were written, and a damaged shard says where."""
 
+import json
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from narae.documents import Document, ShardWriter, read_documents, shards
+from narae.documents import Document, ShardWriter, line_of, read_documents, shards
 from narae.log import Mistake
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
@@ -73,3 +74,13 @@ def test_a_shard_that_was_cut_off(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-200])
     with pytest.raises(Mistake, match="the shard is damaged"):
         list(read_documents([file]))
+
+
+def test_a_line_is_what_json_writes() -> None:
+    for text in ("", '"\\\n\t\x00\x1f\x7f', "글\u2028😀", "</script>"):
+        for meta in ({}, {"쪽": 1, "저자": [text, None, 1.5, {"a": True}]}):
+            document = Document(text, text + "가", text, "가", meta)
+            assert (
+                line_of(document).decode()
+                == json.dumps(vars(document), ensure_ascii=False, separators=(",", ":")) + "\n"
+            )
