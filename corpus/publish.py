@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from corpus import benchmarks
 from corpus.page import Sample, page
 from corpus.plan import Plan, Stage
 from corpus.stages import SPLITS, pieces_of
@@ -47,6 +48,8 @@ def publish(plan: Plan, work: Path, draft: Draft) -> None:
     join([folder / "duplicates.jsonl.zst" for folder in written], draft.path / "duplicates.jsonl.zst")
     before = [piece.counts() for piece in read]
     draft.counts |= summed(plan, before, results)
+    if asked := benchmarks.load(work / "benchmarks").counts:
+        draft.counts["benchmarks"] = asked
     check(draft.counts)
     samples = [Sample(**sample) for part in (*before, *results) for sample in part["samples"]]
     html = page(plan.name, draft.counts, spread(samples), not plan.no_text)

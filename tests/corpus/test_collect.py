@@ -337,6 +337,7 @@ def test_a_document_that_holds_a_benchmark_entry_goes(tmp_path: Path) -> None:
     call(collect.main, "--sources", str(tmp_path / "a.txt"), "--name", "fair", *words)
     corpus = open_artifact("corpus", "fair")
     assert [document.id for document in documents(corpus, "train")] == ["a/a.txt#0", "a/a.txt#2"]
+    assert corpus.counts["benchmarks"] == {"quiz.jsonl": {"entries": 1, "short": 0, "repeated": 0, "broken": 0}}
     [gone] = rejected(corpus)
     assert gone.id == "a/a.txt#1" and gone.meta == {
         "rejected": "benchmark",
