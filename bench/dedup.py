@@ -323,8 +323,8 @@ def show(found: dict[str, Any]) -> None:
             f"{one['precision_of_bands']:.1%}"
         )
         for low, count in one["bins"].items():
-            shares = (f"{count[key] / count['pairs']:>8.1%} {key}" for key in ("in a band", "in a group"))
-            print(f"  {low:14}{count['pairs']:>8,} pairs", *shares)
+            words = (f"{count[key] / count['pairs']:>8.1%} {key}" for key in ("in a band", "in a group"))
+            print(f"  {low:14}{count['pairs']:>8,} pairs", *words)
     kinds = found["shingles"]
     print(f"{'copies at least 0.8 alike':32}" + "".join(f"{kind:>14}" for kind in kinds) + f"{'its 14 × 8':>14}")
     for change in CHANGES:
