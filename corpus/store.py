@@ -1,7 +1,8 @@
 """Where a piece of the corpus lies between the stages: its clean documents, and what is known of each.
 
-The documents are lines of JSON in zstd frames of about 256 kB, so that a single text can be fetched for the price of
-unpacking one frame. A piece is written in a folder beside its place and renamed in: it is there whole or not at all.
+The documents are lines of JSON in zstd frames of about 64 kB, so that a single text can be fetched for the price of
+unpacking one frame: 70 µs, and 230 in frames of 256 kB, which are 8 % smaller. A piece is written in a folder beside its
+place and renamed in: it is there whole or not at all.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ import zstandard
 from narae.artifact import sync
 from narae.documents import Document, line_of
 
-FRAME = 256_000  # bytes of JSON
+FRAME = 64_000  # bytes of JSON
 # Of each document: its frame's place in the file, its own place in the frame, its bytes before and after cleaning, and
 # the number that decides between train and val.
 COLUMNS = {"frame": "Q", "start": "I", "before": "I", "after": "I", "draw": "d"}
