@@ -32,6 +32,7 @@ from narae.documents import draw as chance
 from narae.log import Mistake
 
 BATCH = 250_000  # characters that are looked at together
+NOTHING = 100  # characters that a document counts for where it has none: it takes memory, too
 ALWAYS, NEVER = -1.0, 2.0  # draws of documents whose archive says on which side they are
 SPLITS = "train", "val"
 # Per piece and reason; characters of a text alone, and of two beside one another: they may differ late.
@@ -93,7 +94,7 @@ def batches(reader: Reader, plan: Plan, units: list[Unit], limit: int) -> Iterat
         for place, number, raw in reader.read(unit):
             name = f"{place}#{number}"
             rows.append(Row(name, raw, reader.licence, chance(name) if draw is None else draw))
-            room -= len(raw.text)
+            room -= len(raw.text) + NOTHING
             left -= 1
             if room <= 0 or left == 0:
                 yield rows
