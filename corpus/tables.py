@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from corpus.plain import HEAD, LONGEST, META, NOTE, Raw, lines, notes
-from corpus.zips import UnreadableError
+from corpus.zips import RATIO, SMALL, UnreadableError
 from narae.log import Mistake
 
 if TYPE_CHECKING:
@@ -152,6 +152,10 @@ def read_parquet(path: Path, start: int, end: int, text_field: str) -> Iterator[
     with parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
         groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
         names = _columns(file.schema_arrow, text_field)
+        for group in groups[start:end]:
+            packed = sum(group.column(number).total_compressed_size for number in range(group.num_columns))
+            if group.total_byte_size > max(SMALL, RATIO * packed):
+                raise UnreadableError(f"a bomb: rows that grow more than {RATIO}-fold, past {SMALL >> 20} MiB")
         rows = max(1, sum(group.num_rows for group in groups[start:end]))
         step = BATCH * rows // max(1, sum(group.total_byte_size for group in groups[start:end]))
         found = file.iter_batches(min(max(step, 1), 1000), list(range(start, end)), names, use_threads=False)
@@ -193,7 +197,12 @@ def _rows(batches: Iterable["pyarrow.RecordBatch"], row: int, text_field: str) -
             columns = {name: _values(column) for name, column in zip(part.schema.names, part.columns, strict=True)}
             for place, text in enumerate(columns.pop(text_field), start=row + first):
                 meta = notes({name: values[place - row - first] for name, values in columns.items()}, text_field)
-                yield place, Raw("", meta, f"no {text_field}") if text is None else Raw(text, meta)
+                if text is None:
+                    yield place, Raw("", meta, f"no {text_field}")
+                elif len(text) > LONGEST:
+                    yield place, Raw(text[:NOTE], meta, "text too long")
+                else:
+                    yield place, Raw(text, meta)
         row += batch.num_rows
 
 
@@ -206,6 +215,11 @@ def sound(batch: "pyarrow.RecordBatch") -> "pyarrow.RecordBatch":
 def _values(column: "pyarrow.Array") -> list[Any]:
     import pyarrow
 
+    if pyarrow.types.is_dictionary(column.type):  # one text for all rows that repeat it
+        texts, places = _values(column.dictionary), column.indices.to_pylist()
+        if not all(place is None or 0 <= place < len(texts) for place in places):
+            raise UnreadableError("damaged: rows with texts that are not there: download it again")
+        return [None if place is None else texts[place] for place in places]
     try:
         column.validate(full=True)  # the offsets of a damaged file lead anywhere, and end the process
         return column.to_pylist()
@@ -219,8 +233,6 @@ def _bare(column: "pyarrow.Array") -> "pyarrow.Array":
     """Texts as the bytes that they are."""
     import pyarrow
 
-    if pyarrow.types.is_dictionary(column.type):
-        return pyarrow.DictionaryArray.from_arrays(column.indices, _bare(column.dictionary))
     for kind in "string", "large_string", "string_view":
         if column.type == getattr(pyarrow, kind)():
             return column.view(getattr(pyarrow, kind.replace("string", "binary"))())

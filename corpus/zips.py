@@ -24,6 +24,7 @@ RATIO, SMALL, WHOLE = 200, 64 << 20, 1 << 30
 LARGEST = 64 << 30  # bytes of one member: more than all of data set 653
 # zipfile takes the list of members into memory, about 700 bytes each.
 MEMBERS, DIRECTORY = 1_000_000, 256 << 20
+NAME = 1000  # characters of a member's name: it stands in the id of each of its documents
 ENCRYPTED, UTF8 = 0x1, 0x800
 METHODS = {9: "deflate64", 14: "LZMA", 93: "zstd", 95: "xz", 98: "PPMd", 99: "AES"}
 _PART = re.compile(r"(?P<zip>.+\.zip)\.part(?P<number>\d+)$", re.IGNORECASE)
@@ -64,6 +65,8 @@ def cause_of(error: BaseException) -> str:
         case NotImplementedError():
             return f"packed in a way that is not read here ({error}): unpack it with 7z"
     said = str(error).strip().partition("\n")[0][:200]
+    if "too much memory" in said:  # zstd --long, --ultra
+        return f"packed in a way that takes too much memory to unpack ({said}): unpack it with zstd -d --long=31"
     return f"damaged or cut off ({said or type(error).__name__}): download it again"
 
 
@@ -282,7 +285,7 @@ def member_name(info: zipfile.ZipInfo) -> str:
                 continue
     parts = _CONTROL.sub("_", unicodedata.normalize("NFC", name)).replace("\\", "/").split("/")
     kept = [part for part in parts if part not in ("", ".", "..") and not re.fullmatch("[A-Za-z]:", part)]
-    return "/".join(kept) or "_"
+    return "/".join(kept)[:NAME] or "_"
 
 
 def distinct(names: Sequence[str]) -> list[str]:
