@@ -69,7 +69,7 @@ class CollectConfig:
     near_duplicates: str = option("drop", "drop all but one of a group, or keep them all, on one side of the split")
     benchmarks: list[str] = option([], "jsonl files with questions that must not be trained on")
     max_unreadable: float = option(
-        0.001, "share of unreadable members that stops the run; 8 are always allowed, of broken documents always 1 %"
+        0.001, "share of unreadable members that stops the run; 8 are always allowed, of broken documents 1 in 100"
     )
     shard_megabytes: int = option(256, "text per shard")
     no_text: bool = option(False, "leave texts out of the page, for sources that may not be passed on")
