@@ -16,7 +16,7 @@ from corpus.plain import HEAD, encoding_of
 from corpus.zips import UnreadableError
 
 CHUNK = 1 << 18  # bytes; neither 64 KiB nor 1 MiB is faster
-# Characters of one record. A book of a million words has four million; of the worst JSON, [{},{},…], so many take 0.8 GB.
+# Characters of one record. A book of a million words has four million; of the worst JSON, [{},{},…], that is 0.8 GB.
 LARGEST = 16 << 20
 LONGEST_TOKEN = 16  # characters: with so many more, -Infinity or \ud83d\ude00 is no longer cut in two
 # Of what stands beside the list: so many keys, and so many characters of each. A dialogue's speakers are less.

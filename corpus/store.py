@@ -1,8 +1,8 @@
 """Where a piece of the corpus lies between the stages: its clean documents, and what is known of each.
 
 The documents are lines of JSON in zstd frames of about 64 kB, so that a single text can be fetched for the price of
-unpacking one frame: 70 µs, and 230 in frames of 256 kB, which are 8 % smaller. A piece is written in a folder beside its
-place and renamed in: it is there whole or not at all.
+unpacking one frame: 70 µs, and 230 in frames of 256 kB, which are 8 % smaller. A piece is written in a folder beside
+its place and renamed in: it is there whole or not at all.
 """
 
 import contextlib

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import datasets
     import pyarrow
 
+ARROW_END = b"\xff\xff\xff\xff\0\0\0\0"
 BATCH = 8 << 20  # bytes of rows that are taken into memory at once
 HUB = re.compile(r"hub:(?P<path>[^:@]+)(:(?P<config>[^@]+))?(@(?P<split>.+))?")
 
@@ -126,11 +127,21 @@ def parquet_units(path: Path, size: int) -> Iterator[tuple[int, int, int]]:
 
 
 def arrow_units(path: Path, size: int) -> Iterator[tuple[int, int, int]]:
-    """(first record batch, the one behind the last, bytes). Mapped, so that no batch is read for this."""
+    """(first record batch, the one behind the last, bytes)"""
+    yield from _together((batch.nbytes for batch in _batches(path)), size)
+
+
+def _batches(path: Path) -> Iterator["pyarrow.RecordBatch"]:
+    """Mapped, so that none is in memory before its values are asked for."""
     import pyarrow
 
     with pyarrow.memory_map(str(path)) as file, pyarrow.ipc.open_stream(file) as batches:
-        yield from _together((sound(batch).nbytes for batch in batches), size)
+        for batch in batches:
+            batch.validate()  # its columns lie within the file; what they hold is looked at when it is read
+            yield batch
+        # A hole of zeros is an end to pyarrow, and so is the end of the file.
+        if file.tell() < file.size() or file.read_at(8, file.size() - 8) != ARROW_END:
+            raise UnreadableError("damaged or cut off (its end comes too early): download it again")
 
 
 def _together(sizes: Iterable[int], size: int) -> Iterator[tuple[int, int, int]]:
@@ -152,10 +163,9 @@ def read_parquet(path: Path, start: int, end: int, text_field: str) -> Iterator[
     with parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
         groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
         names = _columns(file.schema_arrow, text_field)
-        for group in groups[start:end]:
-            packed = sum(group.column(number).total_compressed_size for number in range(group.num_columns))
-            if group.total_byte_size > max(SMALL, RATIO * packed):
-                raise UnreadableError(f"a bomb: rows that grow more than {RATIO}-fold, past {SMALL >> 20} MiB")
+        limit = max(SMALL, RATIO * path.stat().st_size)
+        if sum(group.total_byte_size for group in groups) > limit:
+            raise UnreadableError(f"a bomb: it grows more than {RATIO}-fold, past {limit >> 20:,} MiB")
         rows = max(1, sum(group.num_rows for group in groups[start:end]))
         step = BATCH * rows // max(1, sum(group.total_byte_size for group in groups[start:end]))
         found = file.iter_batches(min(max(step, 1), 1000), list(range(start, end)), names, use_threads=False)
@@ -163,17 +173,13 @@ def read_parquet(path: Path, start: int, end: int, text_field: str) -> Iterator[
 
 
 def read_arrow(path: Path, start: int, end: int, text_field: str) -> Iterator[tuple[int, Raw]]:
-    import pyarrow
-
-    with pyarrow.memory_map(str(path)) as file, pyarrow.ipc.open_stream(file) as batches:
-        names = _columns(batches.schema, text_field)
-        row = 0
-        for number, batch in enumerate(batches):
-            if number == end:
-                break
-            if number >= start:
-                yield from _rows([batch.select(names)], row, text_field)
-            row += batch.num_rows
+    row = 0
+    for number, batch in enumerate(_batches(path)):
+        if number == end:
+            break
+        if number >= start:
+            yield from _rows([batch.select(_columns(batch.schema, text_field))], row, text_field)
+        row += batch.num_rows
 
 
 def _columns(schema: "pyarrow.Schema", text_field: str) -> list[str]:
@@ -190,7 +196,7 @@ def _columns(schema: "pyarrow.Schema", text_field: str) -> list[str]:
 
 
 def _rows(batches: Iterable["pyarrow.RecordBatch"], row: int, text_field: str) -> Iterator[tuple[int, Raw]]:
-    for batch in map(sound, batches):
+    for batch in batches:
         step = max(1, BATCH * batch.num_rows // max(1, batch.nbytes))
         for first in range(0, batch.num_rows, step):
             part = batch.slice(first, step)
@@ -204,12 +210,6 @@ def _rows(batches: Iterable["pyarrow.RecordBatch"], row: int, text_field: str) -
                 else:
                     yield place, Raw(text, meta)
         row += batch.num_rows
-
-
-def sound(batch: "pyarrow.RecordBatch") -> "pyarrow.RecordBatch":
-    """Its columns lie within the file. What they hold is looked at when it is read."""
-    batch.validate()
-    return batch
 
 
 def _values(column: "pyarrow.Array") -> list[Any]:

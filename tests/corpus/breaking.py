@@ -20,11 +20,17 @@ import pyarrow
 import zstandard
 from pyarrow import parquet
 
-WHO = "나무꾼은 어머니는 아버지는 선생님은 동생은 누나는 할머니는 이웃은 친구는 농부는 목수는 어부는 화가는 가수는 의사는 기자는 소녀는 소년은".split()
-WHERE = "산에서 강가에서 시장에서 마을에서 학교에서 바다에서 들판에서 골목에서 마당에서 부엌에서 다리에서 언덕에서".split()
-WHAT = "사과를 편지를 노래를 그림을 책을 나무를 꽃을 물고기를 모자를 우산을 신발을 지도를 상자를 등불을 배를 빵을".split()
+WHO = "나무꾼은 어머니는 아버지는 선생님은 동생은 누나는 할머니는 이웃은 친구는 농부는 목수는 어부는 화가는".split()
+WHERE = (
+    "산에서 강가에서 시장에서 마을에서 학교에서 바다에서 들판에서 골목에서 마당에서 부엌에서 다리에서 언덕에서".split()
+)
+WHAT = (
+    "사과를 편지를 노래를 그림을 책을 나무를 꽃을 물고기를 모자를 우산을 신발을 지도를 상자를 등불을 배를 빵을".split()
+)
 WHEN = "아침에 저녁에 어제 오늘 봄에 여름에 가을에 겨울에 한낮에 새벽에 주말에 그날".split()
-DONE = "찾았다 보냈다 불렀다 그렸다 읽었다 심었다 꺾었다 잡았다 썼다 폈다 닦았다 접었다 열었다 켰다 띄웠다 구웠다".split()
+DONE = (
+    "찾았다 보냈다 불렀다 그렸다 읽었다 심었다 꺾었다 잡았다 썼다 폈다 닦았다 접었다 열었다 켰다 띄웠다 구웠다".split()
+)
 
 
 def tale(draw: Random) -> str:
@@ -62,10 +68,15 @@ SCHEMAS: dict[str, tuple[str, Callable[[list[str]], Any]]] = {
     "aihub624-label": (
         "ECO_2.json",
         lambda texts: {
-            "named_entity": [{"title": [], "content": [{"sentence": part} for part in sentences(text)]} for text in texts]
+            "named_entity": [
+                {"title": [], "content": [{"sentence": part} for part in sentences(text)]} for text in texts
+            ]
         },
     ),
-    "aihub110": ("법률.json", lambda texts: {"data": [{"id": 1, "rows": [{"text": text, "NE": []}]} for text in texts]}),
+    "aihub110": (
+        "법률.json",
+        lambda texts: {"data": [{"id": 1, "rows": [{"text": text, "NE": []}]} for text in texts]},
+    ),
     "aihub97": (
         "기사.json",
         lambda texts: {
@@ -106,11 +117,15 @@ SCHEMAS: dict[str, tuple[str, Callable[[list[str]], Any]]] = {
     "text": ("글.txt", lambda texts: "\n\n".join(texts) + "\n"),
     "jsonl": (
         "글.jsonl",
-        lambda texts: "".join(json.dumps({"id": n, "text": text}, ensure_ascii=False) + "\n" for n, text in enumerate(texts)),
+        lambda texts: "".join(
+            json.dumps({"id": n, "text": text}, ensure_ascii=False) + "\n" for n, text in enumerate(texts)
+        ),
     ),
     "csv": ("글.csv", lambda texts: "id,text\n" + "".join(f'{n},"{text}"\n' for n, text in enumerate(texts))),
     "tsv": ("글.tsv", lambda texts: "id\ttext\n" + "".join(f"{n}\t{text}\n" for n, text in enumerate(texts))),
 }
+
+
 def table(texts: list[str], key: str) -> bytes:
     buffer, columns = io.BytesIO(), pyarrow.table({"id": list(map(str, range(len(texts)))), "text": texts})
     if key == "parquet":
@@ -229,8 +244,35 @@ def encoded(content: Any) -> bytes:
 
 
 # What no record should hold. Words with @ become what JSON itself can say, and Python's json cannot.
-STRANGE: list[Any] = [None, True, 0, -1, 1.5, "", " ", [], {}, [[]], [None], {"": None}, ["글", 1], {"text": {"text": 1}}]
-STRANGE += ["\0", "\ud83d", "\udc00글", "\ufffe", "\u202e글", "글\r\n\x1b[2J", '"', "</script>", "ㅋ" * 5000, "@deep", "@key"]
+STRANGE: list[Any] = [
+    None,
+    True,
+    0,
+    -1,
+    1.5,
+    "",
+    " ",
+    [],
+    {},
+    [[]],
+    [None],
+    {"": None},
+    ["글", 1],
+    {"text": {"text": 1}},
+]
+STRANGE += [
+    "\0",
+    "\ud83d",
+    "\udc00글",
+    "\ufffe",
+    "\u202e글",
+    "글\r\n\x1b[2J",
+    '"',
+    "</script>",
+    "ㅋ" * 5000,
+    "@deep",
+    "@key",
+]
 STRANGE += ["@number", "@real", "@nan", "@bare"]
 WRITTEN = {
     "@deep": "[" * 3000 + "]" * 3000,
@@ -288,14 +330,27 @@ def odd_characters(content: Any, draw: Random) -> bytes:
     text = encoded(content).decode()
     for _ in range(draw.randint(1, 5)):
         at = draw.randrange(len(text) + 1)
-        instead = draw.choice(['"', "{", "}", "[", "]", ",", ":", "\\", "\n", "\r", "\t", "\0", "\ufeff", "\\ud800", "'", ""])
+        instead = draw.choice(
+            ['"', "{", "}", "[", "]", ",", ":", "\\", "\n", "\r", "\t", "\0", "\ufeff", "\\ud800", "'", ""]
+        )
         text = text[:at] + instead * draw.choice([1, 1, 2, 40]) + text[at + draw.randint(0, 1) :]
     return text[: draw.randrange(20, len(text))].encode() if draw.random() < 0.2 else text.encode()
 
 
 def odd_encoding(content: Any, draw: Random) -> bytes:
     text = encoded(content).decode()
-    names = ["cp949", "euc-kr", "johab", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-7", "iso2022_kr"]
+    names = [
+        "cp949",
+        "euc-kr",
+        "johab",
+        "utf-8-sig",
+        "utf-16",
+        "utf-16-le",
+        "utf-16-be",
+        "utf-32",
+        "utf-7",
+        "iso2022_kr",
+    ]
     one = text.encode(draw.choice(names), "replace")
     if draw.random() < 0.3:  # two encodings in one file
         half = draw.randrange(len(text))
@@ -322,7 +377,9 @@ def beheaded(data: bytes, draw: Random) -> bytes:
 
 def inserted(data: bytes, draw: Random) -> bytes:
     at = draw.randrange(len(data))
-    return data[:at] + draw.choice([draw.randbytes(draw.randint(1, 300)), b"\0" * 600, b"<html>", b"PK\5\6"]) + data[at:]
+    return (
+        data[:at] + draw.choice([draw.randbytes(draw.randint(1, 300)), b"\0" * 600, b"<html>", b"PK\5\6"]) + data[at:]
+    )
 
 
 def lost(data: bytes, draw: Random) -> bytes:
@@ -357,7 +414,14 @@ FIELDS = {
     CENTRAL: {"version": (6, "H"), "flags": (8, "H"), "method": (10, "H"), "date": (12, "I"), "crc": (16, "I")}
     | {"packed": (20, "I"), "size": (24, "I"), "name": (28, "H"), "extra": (30, "H"), "comment": (32, "H")}
     | {"disk": (34, "H"), "mode": (38, "I"), "offset": (42, "I")},
-    END: {"disk": (4, "H"), "here": (8, "H"), "all": (10, "H"), "size": (12, "I"), "offset": (16, "I"), "comment": (20, "H")},
+    END: {
+        "disk": (4, "H"),
+        "here": (8, "H"),
+        "all": (10, "H"),
+        "size": (12, "I"),
+        "offset": (16, "I"),
+        "comment": (20, "H"),
+    },
 }
 
 
@@ -409,8 +473,28 @@ def surrounded(data: bytes, draw: Random) -> bytes:
     return extra + data if draw.random() < 0.5 else data + extra
 
 
-NAMES = ["../../../escaped.txt", "/escaped/absolute.txt", "C:\\escaped\\1.txt", "..", "/", "a/", ".hidden", "con\0.txt", "글\n글.json"]
-NAMES += ["__MACOSX/x", "x" * 60, "%2e%2e%2fescaped", "a/../../escaped", "\x1b[2J.txt", "[Content_Types].xml", "~1", "1.zip", ""]
+NAMES = [
+    "../../../escaped.txt",
+    "/escaped/absolute.txt",
+    "C:\\escaped\\1.txt",
+    "..",
+    "/",
+    "a/",
+    ".hidden",
+    "con\0.txt",
+    "글\n글.json",
+]
+NAMES += [
+    "__MACOSX/x",
+    "x" * 60,
+    "%2e%2e%2fescaped",
+    "a/../../escaped",
+    "\x1b[2J.txt",
+    "[Content_Types].xml",
+    "~1",
+    "1.zip",
+    "",
+]
 
 
 def renamed(data: bytes, draw: Random) -> bytes:
@@ -421,7 +505,9 @@ def renamed(data: bytes, draw: Random) -> bytes:
         for place in places if draw.random() < 0.3 else places[:1]:
             if place + front < len(data):
                 size = min(struct.unpack_from("<H", data, place + length)[0], 200)
-                array[place + front : place + front + size] = name[:size].ljust(size, b"/" if draw.random() < 0.1 else b"_")
+                array[place + front : place + front + size] = name[:size].ljust(
+                    size, b"/" if draw.random() < 0.1 else b"_"
+                )
     return bytes(array[: len(data)])
 
 
