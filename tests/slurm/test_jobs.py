@@ -39,7 +39,8 @@ def test_what_waits_for_a_failed_stage_is_cancelled(shell: dict[str, str], tmp_p
     stages = dict(line.split() for line in shown.splitlines()[:-1])
     assert list(stages) == ["corpus", "tokenizer", "pack", "pretrain"]
     wait(shell, list(stages.values()), seconds=120)
-    assert "nothing is left to train on: 2 documents read, rejected: too short 2" in logs(tmp_path)
+    [told] = (artifacts / "corpus/.work-mine/stages/publish/slurm_logs").iterdir()
+    assert "nothing is left to train on: 2 documents read, rejected: too short 2" in told.read_text()
     assert not list(artifacts.glob("*/mine/manifest.json"))
 
 
