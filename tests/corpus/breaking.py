@@ -1,150 +1,15 @@
-"""Archives of every kind, made from a seed, and what may happen to them on their way here."""
+"""What may happen to downloads on their way here, all of it drawn from a seed."""
 
-import bz2
 import copy
-import gzip
-import io
 import json
-import lzma
 import re
 import struct
-import unicodedata
-import warnings
-import zipfile
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-import pyarrow
-import zstandard
-from pyarrow import parquet
-
-WHO = "나무꾼은 어머니는 아버지는 선생님은 동생은 누나는 할머니는 이웃은 친구는 농부는 목수는 어부는 화가는".split()
-WHERE = (
-    "산에서 강가에서 시장에서 마을에서 학교에서 바다에서 들판에서 골목에서 마당에서 부엌에서 다리에서 언덕에서".split()
-)
-WHAT = (
-    "사과를 편지를 노래를 그림을 책을 나무를 꽃을 물고기를 모자를 우산을 신발을 지도를 상자를 등불을 배를 빵을".split()
-)
-WHEN = "아침에 저녁에 어제 오늘 봄에 여름에 가을에 겨울에 한낮에 새벽에 주말에 그날".split()
-DONE = (
-    "찾았다 보냈다 불렀다 그렸다 읽었다 심었다 꺾었다 잡았다 썼다 폈다 닦았다 접었다 열었다 켰다 띄웠다 구웠다".split()
-)
-
-
-def tale(draw: Random) -> str:
-    """A document of one line that cleaning leaves as it is, and that is like no other."""
-    return " ".join(
-        f"{draw.choice(WHO)} {draw.choice(WHEN)} {draw.choice(WHERE)} {draw.choice(WHAT)} {draw.choice(DONE)}."
-        for _ in range(draw.randint(2, 6))
-    )
-
-
-def sentences(text: str) -> list[str]:
-    return re.split(r"(?<=\.) ", text)
-
-
-# A miniature of each schema: (the name of such a member, what it holds, given its documents).
-SCHEMAS: dict[str, tuple[str, Callable[[list[str]], Any]]] = {
-    "aihub653-json": (
-        "810_TEXT_1.json",
-        lambda texts: {
-            "paragraphs": [
-                {"id": f"p{n}", "info": {"kdc": "810"}, "sentences": [{"text": part} for part in sentences(text)]}
-                for n, text in enumerate(texts)
-            ]
-        },
-    ),
-    "aihub653-tsv": (
-        "810_DATA.tsv",
-        lambda texts: "".join(
-            f"653.{n}.{m}\t{part}\t810\t2001\t1950\t작가\n"
-            for n, text in enumerate(texts)
-            for m, part in enumerate(sentences(text))
-        ),
-    ),
-    "aihub624": ("ECO_1.json", lambda texts: {"SJML": {"text": [{"title": "", "content": text} for text in texts]}}),
-    "aihub624-label": (
-        "ECO_2.json",
-        lambda texts: {
-            "named_entity": [
-                {"title": [], "content": [{"sentence": part} for part in sentences(text)]} for text in texts
-            ]
-        },
-    ),
-    "aihub110": (
-        "법률.json",
-        lambda texts: {"data": [{"id": 1, "rows": [{"text": text, "NE": []}]} for text in texts]},
-    ),
-    "aihub97": (
-        "기사.json",
-        lambda texts: {
-            "documents": [
-                {"id": f"{n}", "text": [[{"sentence": part} for part in sentences(text)]], "abstractive": []}
-                for n, text in enumerate(texts)
-            ]
-        },
-    ),
-    "aihub93": (
-        "도서.json",
-        lambda texts: [{"metadata": {"doc_name": "책"}, "chapter": "1", "passage": text} for text in texts],
-    ),
-    "aihub90": (
-        "논문.json",
-        lambda texts: {
-            "data": [{"doc_id": f"{n}", "summary_entire": [{"orginal_text": text}]} for n, text in enumerate(texts)]
-        },
-    ),
-    "aihub-sns": ("여가.json", lambda texts: {"data": [{"body": [{"utterance": text}]} for text in texts]}),
-    "aihub86": (
-        "감성대화.json",
-        lambda texts: [{"profile": {}, "talk": {"id": {}, "content": {"HS01": text}}} for text in texts],
-    ),
-    "aihub-dialect": (  # a file is a conversation: here of one utterance
-        "DJ1.json",
-        lambda texts: {"id": "DJ1", "speaker": [{"id": "1"}], "utterance": [{"form": "", "dialect_form": texts[0]}]},
-    ),
-    "aihub71748": ("문서.json", lambda texts: {"data_info": [{"contents": text} for text in texts]}),
-    "nikl-written": (
-        "WARW1.json",
-        lambda texts: {"document": [{"id": f"W.{n}", "paragraph": [{"form": text}]} for n, text in enumerate(texts)]},
-    ),
-    "nikl-spoken": (
-        "SDRW1.json",
-        lambda texts: {"document": [{"id": f"S.{n}", "utterance": [{"form": text}]} for n, text in enumerate(texts)]},
-    ),
-    "text": ("글.txt", lambda texts: "\n\n".join(texts) + "\n"),
-    "jsonl": (
-        "글.jsonl",
-        lambda texts: "".join(
-            json.dumps({"id": n, "text": text}, ensure_ascii=False) + "\n" for n, text in enumerate(texts)
-        ),
-    ),
-    "csv": ("글.csv", lambda texts: "id,text\n" + "".join(f'{n},"{text}"\n' for n, text in enumerate(texts))),
-    "tsv": ("글.tsv", lambda texts: "id\ttext\n" + "".join(f"{n}\t{text}\n" for n, text in enumerate(texts))),
-}
-
-
-def table(texts: list[str], key: str) -> bytes:
-    buffer, columns = io.BytesIO(), pyarrow.table({"id": list(map(str, range(len(texts)))), "text": texts})
-    if key == "parquet":
-        parquet.write_table(columns, buffer, row_group_size=3)
-    else:
-        with pyarrow.ipc.new_stream(buffer, columns.schema) as writer:
-            writer.write_table(columns, max_chunksize=3)
-    return buffer.getvalue()
-
-
-PLAIN = ("text", "jsonl", "csv", "tsv", "aihub653-json", "aihub653-tsv")
-PACKERS: dict[str, Callable[[bytes], bytes]] = {
-    "": lambda data: data,
-    ".gz": lambda data: gzip.compress(data, mtime=0),
-    ".bz2": bz2.compress,
-    ".xz": lzma.compress,
-    ".zst": lambda data: zstandard.ZstdCompressor(write_checksum=True).compress(data),
-}
-METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+from miniatures import PACKERS, PLAIN, SCHEMAS, encoded, table, tale, zipped
 
 
 @dataclass
@@ -154,30 +19,6 @@ class Made:
     files: dict[str, bytes] = field(default_factory=dict)
     done: list[str] = field(default_factory=list)
     sure: list[str] = field(default_factory=list)
-
-
-class Unflagged(zipfile.ZipInfo):
-    """A member whose name is in cp949, or in UTF-8 and decomposed, without the flag that says so."""
-
-    encoding = "cp949"
-
-    def _encodeFilenameFlags(self) -> tuple[bytes, int]:  # noqa: N802 - the standard library's name
-        return self.filename.encode(self.encoding, "replace"), 0
-
-
-class Decomposed(Unflagged):
-    encoding = "utf-8"
-
-
-def zipped(members: list[tuple[str, bytes]], draw: Random) -> bytes:
-    buffer, kind = io.BytesIO(), draw.choice([zipfile.ZipInfo, zipfile.ZipInfo, Unflagged, Decomposed])
-    method = draw.choice(METHODS)
-    with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w") as archive:
-        warnings.simplefilter("ignore")  # two members of one name
-        for name, data in members:
-            info = kind(unicodedata.normalize("NFD", name) if kind is Decomposed else name)
-            archive.writestr(info, data, method)
-    return buffer.getvalue()
 
 
 def make(name: str, draw: Random, broken: bool = True) -> Made:
@@ -239,41 +80,11 @@ def parts(path: str, data: bytes, draw: Random, made: Made) -> dict[str, bytes]:
     return {f"{path}.part{start if by_offset else number}": piece for number, (start, piece) in enumerate(found)}
 
 
-def encoded(content: Any) -> bytes:
-    return (content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)).encode()
-
-
 # What no record should hold. Words with @ become what JSON itself can say, and Python's json cannot.
-STRANGE: list[Any] = [
-    None,
-    True,
-    0,
-    -1,
-    1.5,
-    "",
-    " ",
-    [],
-    {},
-    [[]],
-    [None],
-    {"": None},
-    ["글", 1],
-    {"text": {"text": 1}},
-]
-STRANGE += [
-    "\0",
-    "\ud83d",
-    "\udc00글",
-    "\ufffe",
-    "\u202e글",
-    "글\r\n\x1b[2J",
-    '"',
-    "</script>",
-    "ㅋ" * 5000,
-    "@deep",
-    "@key",
-]
-STRANGE += ["@number", "@real", "@nan", "@bare"]
+STRANGE: list[Any] = [None, True, 0, -1, 1.5, "", " ", [], {}, [[]], [None], {"": None}, ["글", 1]]
+STRANGE += [{"text": {"text": 1}}]
+STRANGE += ["\0", "\ud83d", "\udc00글", "\ufffe", "\u202e글", "글\r\n\x1b[2J", '"', "</script>", "ㅋ" * 5000]
+STRANGE += ["@deep", "@key", "@number", "@real", "@nan", "@bare"]
 WRITTEN = {
     "@deep": "[" * 3000 + "]" * 3000,
     "@key": '{"text": "하나", "text": 2, "sentences": []}',
@@ -317,7 +128,7 @@ def odd_values(content: Any, draw: Random) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def holders(value: Any) -> Any:
+def holders(value: Any) -> Iterator[tuple[Any, Any]]:
     """Every place in a JSON value: what holds it, and its key there."""
     for key in list(value) if isinstance(value, dict) else range(len(value)):
         yield value, key
@@ -408,20 +219,11 @@ def swapped(data: bytes, draw: Random) -> bytes:
 
 
 LOCAL, CENTRAL, END = b"PK\3\4", b"PK\1\2", b"PK\5\6"
+# Offset and size of what a header says: flags, method, date, checksum, sizes, lengths, counts, mode, place.
 FIELDS = {
-    LOCAL: {"flags": (6, "H"), "method": (8, "H"), "crc": (14, "I"), "packed": (18, "I"), "size": (22, "I")}
-    | {"name": (26, "H"), "extra": (28, "H")},
-    CENTRAL: {"version": (6, "H"), "flags": (8, "H"), "method": (10, "H"), "date": (12, "I"), "crc": (16, "I")}
-    | {"packed": (20, "I"), "size": (24, "I"), "name": (28, "H"), "extra": (30, "H"), "comment": (32, "H")}
-    | {"disk": (34, "H"), "mode": (38, "I"), "offset": (42, "I")},
-    END: {
-        "disk": (4, "H"),
-        "here": (8, "H"),
-        "all": (10, "H"),
-        "size": (12, "I"),
-        "offset": (16, "I"),
-        "comment": (20, "H"),
-    },
+    LOCAL: ("6H", "8H", "14I", "18I", "22I", "26H", "28H"),
+    CENTRAL: ("6H", "8H", "10H", "12I", "16I", "20I", "24I", "28H", "30H", "32H", "34H", "38I", "42I"),
+    END: ("4H", "8H", "10H", "12I", "16I", "20H"),
 }
 
 
@@ -431,7 +233,8 @@ def fields(data: bytes, draw: Random) -> bytes:
     for _ in range(draw.choice([1, 1, 2, 5])):
         signature = draw.choice(list(FIELDS))
         places = [found.start() for found in re.finditer(re.escape(signature), data)]
-        place, (offset, code) = draw.choice(places or [0]), draw.choice(list(FIELDS[signature].values()))
+        place, about = draw.choice(places or [0]), draw.choice(FIELDS[signature])
+        offset, code = int(about[:-1]), about[-1]
         if place + offset + 4 > len(array):
             continue
         was, most = struct.unpack_from("<" + code, array, place + offset)[0], 0xFFFF if code == "H" else 0xFFFFFFFF
@@ -473,28 +276,9 @@ def surrounded(data: bytes, draw: Random) -> bytes:
     return extra + data if draw.random() < 0.5 else data + extra
 
 
-NAMES = [
-    "../../../escaped.txt",
-    "/escaped/absolute.txt",
-    "C:\\escaped\\1.txt",
-    "..",
-    "/",
-    "a/",
-    ".hidden",
-    "con\0.txt",
-    "글\n글.json",
-]
-NAMES += [
-    "__MACOSX/x",
-    "x" * 60,
-    "%2e%2e%2fescaped",
-    "a/../../escaped",
-    "\x1b[2J.txt",
-    "[Content_Types].xml",
-    "~1",
-    "1.zip",
-    "",
-]
+NAMES = ["../../../escaped.txt", "/escaped/absolute.txt", "C:\\escaped\\1.txt", "..", "/", "a/", ".hidden"]
+NAMES += ["con\0.txt", "글\n글.json", "__MACOSX/x", "x" * 60, "%2e%2e%2fescaped", "a/../../escaped", "~1", "1.zip"]
+NAMES += ["[Content_Types].xml", "\x1b[2J.txt", ""]
 
 
 def renamed(data: bytes, draw: Random) -> bytes:

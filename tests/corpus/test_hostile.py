@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import resource
 import shutil
 import stat
 import struct
@@ -19,7 +18,7 @@ from typing import Any
 import pyarrow
 import pytest
 import zstandard
-from breaking import Unflagged, table, tale
+from miniatures import Unflagged, table, tale
 from pyarrow import parquet
 from reading import books, write_zip
 
@@ -416,10 +415,16 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
 
 
-def command(*words: str, before: str = "", **options: object) -> subprocess.CompletedProcess[str]:
-    front = ["-c", before] if before else []
-    line = [sys.executable, *front, str(HOME / "corpus" / "collect.py"), *words]
-    return subprocess.run(line, capture_output=True, text=True, **options)  # type: ignore[call-overload]
+LIMITED = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
+def command(before: str, *words: str, check: bool = False) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-c", before, str(HOME / "corpus" / "collect.py"), *words]
+    return subprocess.run(line, capture_output=True, text=True, check=check)
 
 
 def one_line(done: subprocess.CompletedProcess[str]) -> str:
@@ -441,10 +446,10 @@ def test_no_permission(tmp_path: Path, artifacts: Path) -> None:
     try:
         for path in closed:
             path.chmod(0)
-        command(*words, before=MORTAL, check=True)
+        command(MORTAL, *words, check=True)
         corpus = open_artifact("corpus", "sample", verify=True)
         (artifacts / "corpus").chmod(0o555)
-        refused = command(*words, "--name", "other", before=MORTAL)
+        refused = command(MORTAL, *words, "--name", "other")
     finally:
         for path in (*closed, artifacts / "corpus"):
             path.chmod(0o755)
@@ -526,19 +531,16 @@ def test_files_that_may_not_grow(tmp_path: Path) -> None:
     sources(tmp_path / "in")
     words = ["--sources", f"s={tmp_path}/in", *WORDS]
     wanted = collected(tmp_path / "in", "wanted").manifest["files"]
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))  # noqa: E731
     work = open_artifact("corpus", "wanted").path.with_name(".work-sample")
     refused = (
         f"{work}: File too large; once that is mended, the same command goes on from here (removing {work} gives up)"
     )
-    assert one_line(command(*words, preexec_fn=limit)) == refused
-    assert one_line(command(*words, "--workers", "2", preexec_fn=limit)) == refused
+    assert one_line(command(LIMITED, *words)) == refused
+    assert one_line(command(LIMITED, *words, "--workers", "2")) == refused
     got = collected(tmp_path / "in").manifest["files"]
-    assert {name: got[name] for name in got if name != "corpus.html"} == {
-        name: wanted[name]
-        for name in wanted
-        if name != "corpus.html"  # which bears the name
-    }
+    for files in (got, wanted):
+        del files["corpus.html"]  # it bears the name
+    assert got == wanted
 
 
 # What a run takes at its peak; VmHWM is this program's alone, unlike ru_maxrss, which a child has from its parent.
@@ -579,7 +581,7 @@ def test_what_is_too_large_for_memory(tmp_path: Path) -> None:
     write_zip(folder / "f.zip", {"1_TEXT.json": b'{"paragraphs": [[' + b"{}," * (LARGEST // 3 - 1000) + b"{}]]}"})
     write_zip(folder / "g.zip", {"1_TEXT.json": b'{"paragraphs": [ [' + b"{}," * (LARGEST // 3 + 99_000) + b"{}]]}"})
     parquet.write_table(pyarrow.table({"text": ["가" * 50_000_000]}), folder / "h.parquet", compression="zstd")
-    done = command("--sources", f"s={folder}", *WORDS, before=MEASURED, check=True)
+    done = command(MEASURED, "--sources", f"s={folder}", *WORDS, check=True)
     corpus = open_artifact("corpus", "sample", verify=True)
     record = f"one record of more than {LARGEST:,} characters, from character {{}} on"
     assert unreadable(corpus) == {

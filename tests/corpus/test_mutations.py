@@ -52,7 +52,8 @@ def lines(path: Path) -> list[dict[str, Any]]:
 def no_more_than(mebibytes: int) -> Iterator[None]:
     """Of memory, more than there was at the beginning."""
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-    reset.write_text("5")  # the peak is what is there now
+    with contextlib.suppress(OSError):
+        reset.write_text("5")  # the peak is what is there now
     before = int(re.findall(r"VmHWM:\s+(\d+)", status.read_text())[0])
     yield
     assert int(re.findall(r"VmHWM:\s+(\d+)", status.read_text())[0]) - before < mebibytes << 10
