@@ -36,14 +36,23 @@ def line_of(document: Document) -> bytes:
     return words.encode()
 
 
+FRAME = 4_000_000  # bytes of lines in a zstd frame: what several processes share out among them
+PART = 1_250_000  # compressed bytes of a part at least
+
+
 class LineWriter:
-    """Lines of JSON into one zstd file."""
+    """Lines of JSON into one zstd file, in frames of whole lines, each with a checksum."""
 
     def __init__(self, path: Path):
-        self._stream = zstandard.ZstdCompressor(level=3).stream_writer(path.open("wb"))
+        self._stream = zstandard.ZstdCompressor(level=3, write_checksum=True).stream_writer(path.open("wb"))
+        self._room = FRAME
 
     def write(self, line: bytes) -> None:
         self._stream.write(line)
+        self._room -= len(line)
+        if self._room <= 0:
+            self._stream.flush(zstandard.FLUSH_FRAME)
+            self._room = FRAME
 
     def close(self) -> None:
         self._stream.close()  # closes the file as well
@@ -98,29 +107,86 @@ def shards(folder: Path, split: str) -> list[Path]:
     return sorted(folder.glob(f"{split}-*.jsonl.zst"))
 
 
-def read_documents(paths: Iterable[Path]) -> Iterator[Document]:
-    """Stream the documents of some shards, in order, one line in memory at a time."""
+@dataclass(frozen=True)
+class Part:
+    """Some frames of a shard, by their bytes in the file: whole lines."""
+
+    path: Path
+    begin: int
+    end: int
+
+
+def parts(paths: Iterable[Path], least: int = PART) -> list[Part]:
+    """Shards cut between frames, the same way whoever reads them; nothing is decompressed for it."""
+    found = []
+    for path in paths:
+        begin = 0
+        for end in _frame_ends(path):
+            if end - begin >= least:
+                found.append(Part(path, begin, end))
+                begin = end
+        if begin < path.stat().st_size:
+            found.append(Part(path, begin, path.stat().st_size))
+    return found
+
+
+def _frame_ends(path: Path) -> Iterator[int]:
+    """Where each zstd frame ends: a header, then blocks that say how long they are."""
+    with path.open("rb") as file:
+        while head := file.read(18):  # no header is longer
+            try:
+                frame = zstandard.get_frame_parameters(head)
+                file.seek(zstandard.frame_header_size(head) - len(head), io.SEEK_CUR)
+            except zstandard.ZstdError as error:
+                raise Mistake(f"{path}: no zstd frame at byte {file.tell() - len(head):,} ({error})") from None
+            last = False
+            while not last:
+                if len(block := file.read(3)) < 3:
+                    raise Mistake(f"{path} ends within a frame: the shard is cut off")
+                number = int.from_bytes(block, "little")
+                last, kind, size = bool(number & 1), number >> 1 & 3, number >> 3
+                file.seek(1 if kind == 1 else size, io.SEEK_CUR)  # kind 1: one byte that repeats
+            yield file.seek(4 if frame.has_checksum else 0, io.SEEK_CUR)
+
+
+def read_documents(paths: Iterable[Path | Part]) -> Iterator[Document]:
+    """Stream the documents of some shards or parts, in order, one line in memory at a time."""
     for path in paths:
         number = 0
         try:
-            for line in _lines(path):
+            for line in read_lines(path):
                 yield Document(**json.loads(line))
                 number += 1
-        except (ValueError, TypeError, zstandard.ZstdError) as error:
-            raise Mistake(f"{path}, line {number + 1}: not a document ({error}); the shard is damaged") from None
+        except (ValueError, TypeError) as error:
+            raise damaged(path, number, error) from None
+
+
+def damaged(path: Path | Part, number: int, error: Exception) -> Mistake:
+    """Line `number` of a shard or part, counted from 0, is no document."""
+    where = f"{path.path}, from byte {path.begin:,} on" if isinstance(path, Part) else f"{path}"
+    return Mistake(f"{where}, line {number + 1}: not a document ({error}); the shard is damaged")
 
 
 def find_lines(paths: Iterable[Path], name: str) -> Iterator[dict[str, Any]]:
     """The records with this id; only they are parsed."""
     front = b'{"id":' + json.dumps(name, ensure_ascii=False).encode()
     for path in paths:
-        yield from (json.loads(line) for line in _lines(path) if line.startswith(front))
+        yield from (json.loads(line) for line in read_lines(path) if line.startswith(front))
 
 
-def _lines(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        stream = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
-        yield from io.BufferedReader(stream, 1 << 20)
+def read_lines(path: Path | Part) -> Iterator[bytes]:
+    number = 0
+    try:
+        with (path.path if isinstance(path, Part) else path).open("rb") as file:
+            source: Any = file
+            if isinstance(path, Part):
+                file.seek(path.begin)
+                source = io.BytesIO(file.read(path.end - path.begin))
+            stream = zstandard.ZstdDecompressor().stream_reader(source, read_across_frames=True)
+            for number, line in enumerate(io.BufferedReader(stream, 1 << 20)):
+                yield line
+    except zstandard.ZstdError as error:
+        raise damaged(path, number, error) from None
 
 
 def draw(name: str) -> float:
