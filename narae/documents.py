@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -38,6 +38,7 @@ def line_of(document: Document) -> bytes:
 
 FRAME = 4_000_000  # bytes of lines in a zstd frame: what several processes share out among them
 PART = 1_250_000  # compressed bytes of a part at least
+FIELDS = "id", "text", "source"
 
 
 class LineWriter:
@@ -167,6 +168,61 @@ def damaged(path: Path | Part, number: int, error: Exception) -> Mistake:
     return Mistake(f"{where}, line {number + 1}: not a document ({error}); the shard is damaged")
 
 
+def read_table(part: Part) -> Any:
+    """The ids, texts and sources of a part as an arrow table, at three times the speed of one line after another."""
+    import pyarrow as pa
+
+    return pa.concat_tables([_table(b"", part, 0, FIELDS), *read_tables(part)]).combine_chunks()
+
+
+def read_tables(part: Part, fields: Sequence[str] = FIELDS, block: int = FRAME) -> Iterator[Any]:
+    """A part in arrow tables of about `block` bytes, with these fields of its documents."""
+    number, lines = 0, b""
+    try:
+        with _opened(part) as stream:
+            while more := stream.read(block):
+                end = more.rfind(b"\n") + 1
+                if not end:  # a document longer than a block
+                    lines += more
+                    continue
+                lines += more[:end]
+                yield _table(lines, part, number, fields)
+                number += lines.count(b"\n")
+                lines = more[end:]
+    except zstandard.ZstdError as error:
+        raise damaged(part, number, error) from None
+    if lines:
+        yield _table(lines, part, number, fields)
+
+
+def _table(lines: bytes, part: Part, number: int, fields: Sequence[str]) -> Any:
+    import pyarrow as pa
+    from pyarrow import json as table
+
+    schema = pa.schema([(name, pa.large_string()) for name in fields])
+    if not lines:
+        return schema.empty_table()
+    whole = table.ReadOptions(use_threads=False, block_size=len(lines) + 1)  # no document is too long for it
+    wanted = table.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
+    try:
+        found = table.read_json(pa.BufferReader(lines), whole, wanted)
+        found.validate(full=True)  # a text that is not UTF-8
+        if found.num_rows == lines.count(b"\n") and not any(column.null_count for column in found.columns):
+            return found
+    except pa.ArrowInvalid:  # half a surrogate pair, which JSON can spell and UTF-8 cannot; or damage, which is told
+        pass
+    values: dict[str, list[str]] = {name: [] for name in fields}
+    for line in lines.split(b"\n")[: -1 if lines.endswith(b"\n") else None]:
+        try:
+            document = Document(**json.loads(line))
+            for name in fields:
+                values[name].append(getattr(document, name).encode(errors="replace").decode())
+        except (ValueError, TypeError, AttributeError) as error:
+            raise damaged(part, number, error) from None
+        number += 1
+    return pa.table(values, schema)
+
+
 def find_lines(paths: Iterable[Path], name: str) -> Iterator[dict[str, Any]]:
     """The records with this id; only they are parsed."""
     front = b'{"id":' + json.dumps(name, ensure_ascii=False).encode()
@@ -177,16 +233,29 @@ def find_lines(paths: Iterable[Path], name: str) -> Iterator[dict[str, Any]]:
 def read_lines(path: Path | Part) -> Iterator[bytes]:
     number = 0
     try:
-        with (path.path if isinstance(path, Part) else path).open("rb") as file:
-            source: Any = file
-            if isinstance(path, Part):
-                file.seek(path.begin)
-                source = io.BytesIO(file.read(path.end - path.begin))
-            stream = zstandard.ZstdDecompressor().stream_reader(source, read_across_frames=True)
-            for number, line in enumerate(io.BufferedReader(stream, 1 << 20)):
+        with _opened(path) as stream:
+            for line in io.BufferedReader(stream, 1 << 20):
                 yield line
+                number += 1
     except zstandard.ZstdError as error:
         raise damaged(path, number, error) from None
+
+
+def _opened(path: Path | Part) -> Any:
+    source: Any = path
+    if isinstance(path, Part):
+        with path.path.open("rb") as file:
+            file.seek(path.begin)
+            source = io.BytesIO(file.read(path.end - path.begin))
+    else:
+        source = path.open("rb")
+    return zstandard.ZstdDecompressor().stream_reader(source, read_across_frames=True)
+
+
+def copies(name: str, weight: float) -> int:
+    """How often a document comes where its source has this weight: 2.5 is two or three times."""
+    whole = int(weight)
+    return whole + (weight > whole and draw(name) < weight - whole)
 
 
 def draw(name: str) -> float:

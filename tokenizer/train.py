@@ -2,9 +2,11 @@
 
     python tokenizer/train.py                                  # the sample's: 4,096 entries
     python tokenizer/train.py --config configs/tokenizer/books.yaml --vocab_size 65536
+    python tokenizer/train.py --corpus books --name books --weights reviews:0.2,novels:2
 
 Any text comes back as it was, in NFC: every byte is an entry, so that nothing is ever unknown. The result is a folder
-that transformers' AutoTokenizer loads, with the chat template that fine-tuning and serving use.
+that transformers' AutoTokenizer loads, with the chat template that fine-tuning and serving use. The same corpus gives
+the same bytes, with any number of threads.
 """
 
 from collections.abc import Iterator
@@ -12,17 +14,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from narae import artifact
 from narae.artifact import Artifact, open_artifact
 from narae.config import option, parse, resolved
-from narae.documents import read_documents, shards
+from narae.documents import copies, parts, read_documents, shards
 from narae.log import Mistake, Progress, say
+from tokenizer.merging import Text, merges_of
+from tokenizer.pieces import WORD, train_pieces
+from tokenizer.words import Words, count_words
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 NAMED = ["<|endoftext|>", "<|pad|>", "<|prompt|>", "<|assistant|>", "<|endofanswer|>", "<|mask|>", "<|system|>"]
 SPECIAL = [*NAMED, *(f"<|reserved_{n}|>" for n in range(16 - len(NAMED)))]  # ids 0 to 15: later needs move no entry
+
+ENGINES = "bpe", "sentencepiece"
+
+# The characters that stand for the 256 bytes: themselves where they can be seen, the others from U+0100 on.
+VISIBLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
+HIDDEN = [byte for byte in range(256) if byte not in VISIBLE]
+BYTES = [chr(byte if byte in VISIBLE else 256 + HIDDEN.index(byte)) for byte in range(256)]
 
 # What BPE never merges across. Only splits that llama.cpp knows by name: it can export no other. cl100k's cuts text
 # exactly as llama3's. Bytes per token on held-out Korean, all trained alike (8,192 entries, 20 MB):
@@ -66,37 +80,40 @@ class Config:
     overwrite: bool = option(False, "replace a tokenizer of that name")
     verify: bool = option(False, "hash the corpus before reading it")
     corpus: str = option("sample", "the corpus to train on")
+    engine: str = option("bpe", "bpe (byte-level) or sentencepiece (BPE over characters, bytes for the rare ones)")
     vocab_size: int = option(32_768, "entries, special tokens included; a multiple of 128")
-    max_bytes: int = option(2_000_000_000, "text to train on at most, from evenly spaced documents")
+    max_bytes: int = option(2_000_000_000, "about as much text is counted at most, from documents of all the corpus")
+    weights: str = option("", "source:weight,… how often documents count, where it is not as the corpus says")
     pattern: str = option("llama3", f"what merges never cross: {', '.join(PATTERNS)}")
     model_max_length: int = option(512, "the longest input that transformers accepts without a warning")
+    threads: int = option(0, "threads that count words (0: one per core)")
 
 
 def main() -> None:
     config = parse(Config, config="configs/tokenizer/sample.yaml", about=__doc__)
-    _check(config)
     corpus = open_artifact("corpus", config.corpus, verify=config.verify)
-    draft = artifact.begin("tokenizer", config.name, resolved(config), [corpus], overwrite=config.overwrite)
+    weights = weights_of(config, corpus)
+    identity = resolved(config, neutral={"threads"})
+    draft = artifact.begin("tokenizer", config.name, identity, [corpus], overwrite=config.overwrite)
     if draft is None:
         return
     with draft:
-        sample = Sample(corpus, "train", config.max_bytes)
-        tokenizer = train(sample, config)
+        words = count(corpus, weights, config)
+        tokenizer = train(words, config)
         save(tokenizer, draft.path, config.model_max_length)
-        held_out = Sample(corpus, "val" if corpus.counts["val"]["documents"] else "train", 8_000_000)
-        measured = measure(tokenizer, held_out)
-        draft.counts.update(
-            entries=config.vocab_size, documents=sample.documents, bytes=sample.bytes, measured_on=held_out.split
-        )
-        draft.counts.update(measured)
+        split = "val" if corpus.counts["val"]["documents"] else "train"
+        measured = measure(tokenizer, held_out(corpus, split, 8_000_000))
+        draft.counts.update(entries=config.vocab_size, documents=words.documents, bytes=words.bytes, measured_on=split)
+        draft.counts.update(measured, words=len(words.counts), sources=words.sources)
     say(
-        f"tokenizer '{config.name}': {config.vocab_size:,} entries from {sample.bytes / 1e6:,.1f} MB of "
-        f"{sample.documents:,} documents; on {held_out.split} {measured['bytes_per_token']} bytes per token, "
+        f"tokenizer '{config.name}': {config.vocab_size:,} entries from {words.bytes / 1e6:,.1f} MB of "
+        f"{words.documents:,} documents; on {split} {measured['bytes_per_token']} bytes per token, "
         f"{measured['tokens_per_eojeol']} tokens per eojeol: {draft.target}"
     )
 
 
-def _check(config: Config) -> None:
+def weights_of(config: Config, corpus: Artifact) -> dict[str, float]:
+    """How often the documents of each source count. On the way, what the options must be."""
     smallest = -(-(len(SPECIAL) + 256) // 128) * 128
     if config.vocab_size % 128 or config.vocab_size < smallest:
         nearest = max(smallest, round(config.vocab_size / 128) * 128)
@@ -104,38 +121,70 @@ def _check(config: Config) -> None:
             f"--vocab_size {config.vocab_size} is not a multiple of 128 from {smallest} on "
             f"(GPUs multiply other shapes more slowly): the nearest is {nearest}"
         )
-    if config.pattern not in PATTERNS:
-        raise Mistake(f"--pattern {config.pattern} is not one of {', '.join(PATTERNS)}")
+    for key, choices in (("engine", ENGINES), ("pattern", PATTERNS)):
+        if getattr(config, key) not in choices:
+            raise Mistake(f"--{key} {getattr(config, key)} is not one of {', '.join(choices)}")
+    sources = corpus.counts.get("sources", {})
+    weights = {name: float(source["weight"]) for name, source in sources.items()}
+    for one in filter(None, config.weights.split(",")):
+        name, _, weight = one.strip().rpartition(":")
+        if name not in sources:
+            known = ", ".join(sources) or "none with a name"
+            raise Mistake(f"--weights {one}: corpus '{config.corpus}' has these sources: {known}")
+        try:
+            weights[name] = float(weight)
+        except ValueError:
+            raise Mistake(f"--weights {one}: a weight is a number, as in {name}:0.5") from None
+        if not 0 <= weights[name] < 1000:
+            raise Mistake(f"--weights {one}: a weight lies between 0 and 1000")
+    return weights
 
 
-class Sample:
-    """The texts of evenly spaced documents, `max_bytes` at most. The same corpus gives the same texts."""
+def count(corpus: Artifact, weights: dict[str, float], config: Config) -> Words:
+    sources = corpus.counts.get("sources", {})
+    whole = sum(weights[name] * source["train"]["bytes"] for name, source in sources.items())
+    whole = whole or corpus.counts["train"]["bytes"]
+    share = min(1.0, config.max_bytes / max(whole, 1))
+    bar = Progress("counting words", whole * share / 1e6, "MB")
+    pieces = parts(shards(corpus.path, "train"))
+    pattern = PATTERNS[config.pattern] if config.engine == "bpe" else WORD
+    words = count_words(pieces, pattern, weights, share, config.threads, lambda size: bar.update(size / 1e6))
+    bar.close()
+    say(f"{len(words.counts):,} distinct words in {words.bytes / 1e6:,.1f} MB of '{config.corpus}'")
+    return words
 
-    def __init__(self, corpus: Artifact, split: str, max_bytes: int):
-        self.corpus, self.split, self.max_bytes = corpus, split, max_bytes
-        self.documents = self.bytes = 0
 
-    def __iter__(self) -> Iterator[str]:
-        self.documents = self.bytes = 0
-        total = max(self.corpus.counts[self.split]["bytes"], self.max_bytes)
-        bar = Progress(
-            f"reading {self.split}", min(self.corpus.counts[self.split]["bytes"], self.max_bytes) / 1e6, "MB"
+def train(words: Words, config: Config) -> "Tokenizer":
+    if config.engine == "sentencepiece":
+        tokenizer = train_pieces(dict(words), config.vocab_size, SPECIAL)
+    else:
+        tokenizer = bpe(words, config)
+    entries = tokenizer.get_vocab_size()
+    if entries < config.vocab_size:
+        raise Mistake(
+            f"{words.bytes:,} bytes of '{config.corpus}' yield {entries:,} entries, not {config.vocab_size:,}: "
+            f"--vocab_size {entries // 128 * 128} fits, or train on more text"
         )
-        for number, document in enumerate(read_documents(shards(self.corpus.path, self.split))):
-            chosen = (number + 1) * self.max_bytes // total > number * self.max_bytes // total
-            size = len(document.text.encode())
-            if chosen and self.bytes + size <= self.max_bytes:
-                self.documents += 1
-                self.bytes += size
-                yield document.text
-                bar.update(self.bytes / 1e6)
-        bar.close()
+    return tokenizer
 
 
-def train(texts: Sample, config: Config) -> "Tokenizer":
-    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+def bpe(words: Words, config: Config) -> "Tokenizer":
+    """A byte is written as a character of its own, as every byte-level vocabulary does: numbered in their order."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-    tokenizer = Tokenizer(models.BPE())
+    ids = np.empty(256, np.int64)
+    ids[np.argsort(BYTES)] = np.arange(256) + len(SPECIAL)
+    entries = [*SPECIAL, *sorted(BYTES)]
+    wanted = config.vocab_size - len(entries)
+    bar = Progress("merging pairs", wanted, "entries")
+    pairs = merges_of(Text.of_bytes(words.text, words.counts, ids), wanted, tell=bar.update)
+    bar.close()
+    merges = []
+    for left, right in pairs:
+        merges.append((entries[left], entries[right]))
+        entries.append(entries[left] + entries[right])
+    vocabulary = {entry: number for number, entry in enumerate(entries)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges))
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -144,25 +193,7 @@ def train(texts: Sample, config: Config) -> "Tokenizer":
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=config.vocab_size,
-        special_tokens=SPECIAL,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        min_frequency=2,  # a pair that occurs once is somebody's typing error, or the only one of its kind
-        show_progress=False,
-    )
-
-    def feed() -> Iterator[str]:
-        yield from texts
-        say(f"read {texts.bytes / 1e6:,.1f} MB of '{config.corpus}'; merging pairs")
-
-    tokenizer.train_from_iterator(feed(), trainer)
-    entries = tokenizer.get_vocab_size()
-    if entries < config.vocab_size:
-        raise Mistake(
-            f"{texts.bytes:,} bytes of '{config.corpus}' yield {entries:,} entries, not {config.vocab_size:,}: "
-            f"--vocab_size {entries // 128 * 128} fits, or train on more text"
-        )
+    tokenizer.add_special_tokens(SPECIAL)
     return tokenizer
 
 
@@ -183,13 +214,22 @@ def save(tokenizer: "Tokenizer", folder: Path, model_max_length: int) -> None:
     whole.save_pretrained(str(folder))
 
 
-def measure(tokenizer: "Tokenizer", texts: Sample) -> dict[str, Any]:
-    tokens = eojeols = 0
+def held_out(corpus: Artifact, split: str, most: int) -> Iterator[str]:
+    """Texts of documents from all over a split, about so many bytes."""
+    share = min(1.0, most / max(corpus.counts[split]["bytes"], 1))
+    for document in read_documents(shards(corpus.path, split)):
+        if copies(document.id, share):
+            yield document.text
+
+
+def measure(tokenizer: "Tokenizer", texts: Iterator[str]) -> dict[str, Any]:
+    size = tokens = eojeols = 0
     for text in texts:
+        size += len(text.encode())
         tokens += len(tokenizer.encode(text))
         eojeols += len(text.split())
     return {
-        "bytes_per_token": round(texts.bytes / max(tokens, 1), 3),
+        "bytes_per_token": round(size / max(tokens, 1), 3),
         "tokens_per_eojeol": round(tokens / max(eojeols, 1), 3),
     }
 
