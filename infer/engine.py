@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from transformers.generation.logits_process import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 from transformers.utils import logging as hf_logging
 
+from infer.syllables import Syllables
 from narae.log import Mistake
 
 
@@ -162,36 +163,3 @@ def one_line() -> Iterator[None]:
         yield
     except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
         raise Mistake(f"nothing can be generated with these options: {str(error).splitlines()[0]}") from None
-
-
-class Syllables:
-    """A streamer: text goes out as soon as it is whole. A syllable may be split over several byte-level tokens."""
-
-    def __init__(self, tokenizer: Any, emit: Callable[[str], None], strip: bool = False):
-        self.tokenizer, self.emit, self.strip = tokenizer, emit, strip
-        self.tokens: list[int] = []
-        self.text = ""
-        self.prompt = True
-
-    def put(self, value: torch.Tensor) -> None:
-        if self.prompt:  # generate() puts the prompt first
-            self.prompt = False
-            return
-        self.tokens += value.flatten().tolist()
-        whole = self._decoded()
-        if not whole.endswith("\N{REPLACEMENT CHARACTER}"):
-            self.out(whole)
-
-    def end(self) -> None:
-        self.out(self._decoded())
-
-    def _decoded(self) -> str:
-        return str(self.tokenizer.decode(self.tokens, skip_special_tokens=True))
-
-    def out(self, whole: str) -> None:
-        if self.strip:  # an answer's first word may have the space of a word in a sentence
-            whole = whole.lstrip()
-        piece, self.text = whole[len(self.text) :], whole
-        if piece:
-            with contextlib.suppress(BrokenPipeError):
-                self.emit(piece)

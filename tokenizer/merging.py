@@ -59,7 +59,8 @@ class Text:
         """Before, between and behind words stands EDGE. `weights` says for each symbol how often its word occurs."""
         self.symbols, self.weights, self.newest = symbols, weights, newest
         self.words = int(weights[symbols == EDGE].sum(dtype=np.int64))
-        self.codes: Array | None = None
+        self.codes: Array | None = None  # while all symbols are bytes: these, and their numbers
+        self.ids = np.empty(0, np.int64)
 
     @classmethod
     def of_bytes(cls, words: bytes, counts: Array, ids: Array) -> "Text":

@@ -156,9 +156,9 @@ def count(corpus: Artifact, weights: dict[str, float], config: Config) -> Words:
 
 def train(words: Words, config: Config) -> "Tokenizer":
     if config.engine == "sentencepiece":
-        tokenizer = train_pieces(dict(words), config.vocab_size, SPECIAL)
+        tokenizer = train_pieces(words, config.vocab_size, SPECIAL)
     else:
-        tokenizer = bpe(words, config)
+        tokenizer = tokenizer_of(words, PATTERNS[config.pattern], config.vocab_size)
     entries = tokenizer.get_vocab_size()
     if entries < config.vocab_size:
         raise Mistake(
@@ -168,32 +168,38 @@ def train(words: Words, config: Config) -> "Tokenizer":
     return tokenizer
 
 
-def bpe(words: Words, config: Config) -> "Tokenizer":
+def tokenizer_of(words: Words, pattern: str, size: int) -> "Tokenizer":
     """A byte is written as a character of its own, as every byte-level vocabulary does: numbered in their order."""
-    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+    from tokenizers import Tokenizer, models
 
     ids = np.empty(256, np.int64)
     ids[np.argsort(BYTES)] = np.arange(256) + len(SPECIAL)
     entries = [*SPECIAL, *sorted(BYTES)]
-    wanted = config.vocab_size - len(entries)
-    bar = Progress("merging pairs", wanted, "entries")
-    pairs = merges_of(Text.of_bytes(words.text, words.counts, ids), wanted, tell=bar.update)
-    bar.close()
+    bar = Progress("merging pairs", size - len(entries), "entries")
+    text = Text.of_bytes(words.text, words.counts, ids)
     merges = []
-    for left, right in pairs:
+    for left, right in merges_of(text, size - len(entries), tell=bar.update):
         merges.append((entries[left], entries[right]))
         entries.append(entries[left] + entries[right])
+    bar.close()
     vocabulary = {entry: number for number, entry in enumerate(entries)}
-    tokenizer = Tokenizer(models.BPE(vocabulary, merges))
+    tokenizer = around(Tokenizer(models.BPE(vocabulary, merges)), pattern)
+    tokenizer.add_special_tokens(SPECIAL)
+    return tokenizer
+
+
+def around(tokenizer: "Tokenizer", pattern: str) -> "Tokenizer":
+    """What stands before and behind the merges: NFC, the split, bytes as characters and back."""
+    from tokenizers import Regex, decoders, normalizers, pre_tokenizers
+
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(PATTERNS[config.pattern]), "isolated"),
+            pre_tokenizers.Split(Regex(pattern), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(SPECIAL)
     return tokenizer
 
 

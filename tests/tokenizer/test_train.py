@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer
 from tokenizers.pre_tokenizers import Split
 
+from narae import artifact
 from narae.artifact import open_artifact
+from narae.documents import Document, ShardWriter, draw, read_documents, shards
 from narae.log import Mistake
 from tokenizer import train
 
@@ -136,21 +138,70 @@ def test_measured_on_train_where_there_is_no_val() -> None:
     assert counts["bytes_per_token"] > 3
 
 
-def test_max_bytes_takes_evenly_spaced_documents() -> None:
-    texts = [f"{number:04d}" for number in range(1000)]
-    made = helpers.corpus(train=texts)
-    sample = train.Sample(made, "train", 1000)
-    assert list(sample) == texts[3::4]
-    assert list(sample) == texts[3::4]
-    assert (sample.documents, sample.bytes) == (250, 1000)
-    assert list(train.Sample(made, "train", 4000)) == texts
-    assert list(train.Sample(made, "train", 10**9)) == texts
+def test_max_bytes_takes_documents_by_their_ids() -> None:
+    made = helpers.corpus(train=[f"{number:04d}" for number in range(1000)] + helpers.SENTENCES)
+    share = 10_000 / made.counts["train"]["bytes"]
+    chosen = sum(draw(document.id) < share for document in read_documents(shards(made.path, "train")))
+    call(train.main, *SMALL, "--max_bytes", "10000")
+    counts = open_artifact("tokenizer", "sample").counts
+    assert counts["documents"] == chosen
+    assert 7_000 < counts["bytes"] < 13_000
 
 
-def test_max_bytes_is_never_exceeded() -> None:
-    made = helpers.corpus(train=["가" * 100, "나", "다" * 200, "라"])
-    sample = train.Sample(made, "train", 500)
-    assert (list(sample), sample.bytes) == (["나", "라"], 6)
+def with_sources() -> None:
+    """Two sources of the same size: one of it in Hangul, one in Latin letters; the second has a weight of a half."""
+    latin = ["".join(chr(97 + ord(letter) % 26) for letter in text) for text in helpers.SENTENCES]
+    draft = artifact.begin("corpus", "sample", {}, overwrite=True)
+    assert draft is not None
+    with draft:
+        counts = {}
+        with ShardWriter(draft.path, "train") as writer:
+            for source, texts in (("hangul", helpers.SENTENCES), ("latin", latin)):
+                for number, text in enumerate(texts):
+                    writer.write(Document(f"{source}#{number}", text, source))
+                size = {"documents": len(texts), "bytes": sum(len(text.encode()) for text in texts)}
+                counts[source] = {"weight": 1 if source == "hangul" else 0.5, "train": size}
+        draft.counts |= {"sources": counts, "val": {"documents": 0, "bytes": 0}}
+        draft.counts["train"] = {"documents": writer.documents, "bytes": writer.bytes}
+
+
+def test_weights_of_sources_are_the_corpus_s_or_those_asked_for() -> None:
+    with_sources()
+    call(train.main, *SMALL)
+    sources = open_artifact("tokenizer", "sample").counts["sources"]
+    assert sources["hangul"]["documents"] == 384
+    assert 150 < sources["latin"]["documents"] < 234
+    call(train.main, *SMALL, "--name", "other", "--weights", "hangul:0,latin:2")
+    other = open_artifact("tokenizer", "other")
+    assert other.counts["sources"]["hangul"] == {"documents": 0, "bytes": 0}
+    assert other.counts["sources"]["latin"]["documents"] == 768
+    entries = Tokenizer.from_file(str(other.path / "tokenizer.json")).get_vocab()
+    assert all(entry.isascii() or entry.startswith("Ġ") for entry, number in entries.items() if number >= 272)
+
+
+@pytest.mark.parametrize(
+    ("weights", "told"),
+    [
+        ("reviews:2", "corpus 'sample' has these sources: hangul, latin"),
+        ("latin:much", "a weight is a number, as in latin:0.5"),
+        ("latin:-1", "a weight lies between 0 and 1000"),
+        ("latin", "corpus 'sample' has these sources"),
+    ],
+)
+def test_weights_that_cannot_be(weights: str, told: str) -> None:
+    with_sources()
+    with pytest.raises(Mistake, match=f"--weights {weights}: {told}"):
+        call(train.main, *SMALL, "--weights", weights)
+
+
+def test_the_other_engine(artifacts: Path) -> None:
+    helpers.corpus()
+    call(train.main, "--vocab_size", "384", "--engine", "sentencepiece")
+    made = Tokenizer.from_file(str(artifacts / "tokenizer/sample/tokenizer.json"))
+    assert [made.id_to_token(number) for number in (0, 1, 15)] == ["<|endoftext|>", "<|pad|>", "<|reserved_8|>"]
+    assert made.get_vocab_size() == 384
+    text = "나래는  바닷가에서 ▁ 😀"
+    assert made.decode(made.encode(text).ids) == text
 
 
 @pytest.mark.parametrize(("size", "nearest"), [(1000, 1024), (50, 384), (256, 384), (32_000 + 60, 32_000)])
@@ -168,8 +219,10 @@ def test_too_little_text_for_that_many_entries(artifacts: Path) -> None:
     assert not (artifacts / "tokenizer/sample").exists()
 
 
-def test_unknown_pattern() -> None:
+def test_unknown_pattern_and_engine() -> None:
     helpers.corpus()
+    with pytest.raises(Mistake, match="--engine wordpiece is not one of bpe, sentencepiece"):
+        call(train.main, *SMALL, "--engine", "wordpiece")
     with pytest.raises(Mistake, match="--pattern gpt5 is not one of gpt2, llama3, qwen2, o200k"):
         call(train.main, *SMALL, "--pattern", "gpt5")
 
