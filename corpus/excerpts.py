@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from corpus.explain import Pieces, differences
-from corpus.markup import named, share, text, whole
+from narae.markup import named, share, text, whole
 
 EXCERPT = 300  # characters of a sample
 LINES = 10  # of an excerpt: short lines would fill the page

@@ -6,12 +6,11 @@ One file that opens anywhere, without scripts. Without texts (AIHub's terms forb
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from string import Template
 from typing import Any, NamedTuple
 
 from corpus import excerpts
 from corpus.excerpts import Sample
-from corpus.markup import NOTHING, bar, named, share, size, table, text, whole
+from narae.markup import NOTHING, bar, document, named, share, size, table, text, whole
 
 __all__ = ["Sample", "page"]
 
@@ -31,28 +30,6 @@ COUNTED = (
     "Text that went is counted as it was read, text that stayed as it was written. What could not be read at all is "
     'listed under <a href="#input">Input</a>.'
 )
-# The policy: whatever a source brought into the page, nothing runs and nothing is loaded.
-PAGE = Template("""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'">
-<title>Corpus $name · Narae</title>
-<style>
-$css</style>
-</head>
-<body>
-<header><h1>Narae <span lang="ko">나래</span> <small>corpus $name</small></h1>
-$headline<p class="state">$state</p>
-<nav aria-label="Sections">$links</nav></header>
-<main>
-$parts</main>
-<footer>Written by <code>python corpus/collect.py</code>. One file, nothing is loaded.</footer>
-</body>
-</html>
-""")
 
 
 class Amount(NamedTuple):
@@ -70,26 +47,22 @@ def page(name: str, counts: dict[str, Any], samples: Sequence[Sample], with_text
         ("input", "Input", _input(counts, with_text)),
         ("samples", "Samples", excerpts.sections(samples, order, with_text)),
     ]
-    links = "".join(f'<a href="#{key}">{title}</a>' for key, title, _ in parts)
-    laid = "".join(
-        f'<section id="{key}" aria-labelledby="{key}-title"><h2 id="{key}-title">{title}</h2>\n{inner}</section>\n'
-        for key, title, inner in parts
-    )
-    return PAGE.substitute(
-        name=text(name),
-        css=Path(__file__).with_suffix(".css").read_text(encoding="utf-8"),
-        headline=_headline(counts),
-        state=WITH_TEXT if with_text else WITHOUT_TEXT,
-        links=links,
-        parts=laid,
+    return document(
+        "corpus",
+        name,
+        _headline(counts),
+        WITH_TEXT if with_text else WITHOUT_TEXT,
+        parts,
+        "python corpus/collect.py",
+        Path(__file__).with_suffix(".css"),
     )
 
 
-def _headline(counts: dict[str, Any]) -> str:
+def _headline(counts: dict[str, Any]) -> list[tuple[str, str, str]]:
     read, kept = _amount(counts.get("read")), _kept(counts)
     rejected, twice = _total(counts.get("rejected")), _total(counts.get("duplicates"))
     of_text = f"of documents, {share(kept.bytes, read.bytes)} of text"
-    numbers = [
+    return [
         ("Documents read", whole(read.documents), size(read.bytes)),
         ("Documents kept", whole(kept.documents), size(kept.bytes)),
         ("Share kept", share(kept.documents, read.documents), of_text),
@@ -97,11 +70,6 @@ def _headline(counts: dict[str, Any]) -> str:
         ("Duplicates", share(twice.documents, read.documents), f"{whole(twice.documents)} documents"),
         ("Unreadable", whole(len(counts.get("unreadable") or [])), "files and members"),
     ]
-    cells = ""
-    for place, (label, value, note) in enumerate(numbers):
-        main = ' class="main"' if place < 3 else ""
-        cells += f"<div{main}><dt>{label}</dt><dd><b>{value}</b><small>{note}</small></dd></div>"
-    return f'<dl class="numbers">{cells}</dl>\n'
 
 
 def _funnel(counts: dict[str, Any]) -> str:
@@ -205,7 +173,7 @@ def _by_reason(counts: dict[str, Any]) -> str:
         if rest:
             rows[-1].append(whole(sum(found.values())) if any(found.values()) else NOTHING)
     heads = ["source", *map(text, top), *([f"{len(rest)} others"] if rest else [])]
-    return table("Rejected documents by source and reason", heads, rows, "k" + "r" * (len(heads) - 1), "reasons")
+    return table("Rejected documents by source and reason", heads, rows, "k" + "r" * (len(heads) - 1), "reasons held")
 
 
 def _mended(counts: dict[str, Any]) -> str:

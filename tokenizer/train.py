@@ -49,6 +49,7 @@ PATTERNS = {
     "qwen2": ENGLISH + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|" + SPACES,
     "o200k": rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+{ENGLISH}?|[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*{ENGLISH}?"
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|" + SPACES,
+    "eojeols": r"\p{N}{1,3}| ?[^\s\p{N}]+[\r\n]*|" + SPACES,
 }
 
 # <|endofanswer|> lies inside the generation marks: the loss of fine-tuning covers them, and the end must be learned.

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from corpus.excerpts import SHOWN
-from corpus.markup import share, size
 from corpus.page import Sample, page
+from narae.markup import share, size
 
 ATTACK = "<script>alert(1)</script>\"'&\x00\u202e\ud800"
 VOID = {"meta", "rect"}

@@ -1,8 +1,10 @@
-"""Numbers and tables as HTML, for the page about a corpus."""
+"""Numbers, tables and the frame of a page as HTML: one file that opens anywhere, without scripts."""
 
 import html
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+from string import Template
 from typing import Any
 
 THIN = "\u202f"  # narrow no-break space: between groups of digits, and before a unit
@@ -10,6 +12,60 @@ NOTHING = "–"
 # What a browser draws as boxes, is led astray by or cannot be written: controls, direction marks, lone surrogates.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff\ufffe\uffff]")
 _HANGUL = re.compile("[가-힣ㄱ-ㆎ]")
+
+# The policy: whatever the data brought into the page, nothing runs and nothing is loaded.
+PAGE = Template("""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'">
+<title>$what $name · Narae</title>
+<style>
+$css</style>
+</head>
+<body>
+<header><h1>Narae <span lang="ko">나래</span> <small>$kind $name</small></h1>
+$headline<p class="state">$state</p>
+<nav aria-label="Sections">$links</nav></header>
+<main>
+$parts</main>
+<footer>Written by <code>$command</code>. One file, nothing is loaded.</footer>
+</body>
+</html>
+""")
+
+
+def document(
+    kind: str,
+    name: str,
+    numbers: Sequence[tuple[str, str, str]],
+    state: str,
+    parts: Sequence[tuple[str, str, str]],
+    command: str,
+    css: Path,
+) -> str:
+    """The whole file: a headline of numbers (label, value, note), then the parts (key, title, HTML)."""
+    cells = ""
+    for place, (label, value, note) in enumerate(numbers):
+        main = ' class="main"' if place < 3 else ""
+        cells += f"<div{main}><dt>{label}</dt><dd><b>{value}</b><small>{note}</small></dd></div>"
+    sections = "".join(
+        f'<section id="{key}" aria-labelledby="{key}-title"><h2 id="{key}-title">{title}</h2>\n{inner}</section>\n'
+        for key, title, inner in parts
+    )
+    return PAGE.substitute(
+        kind=kind,
+        what=kind.capitalize(),
+        name=text(name),
+        css="".join(file.read_text(encoding="utf-8") for file in (Path(__file__).with_name("page.css"), css)),
+        headline=f'<dl class="numbers">{cells}</dl>\n',
+        state=state,
+        links="".join(f'<a href="#{key}">{title}</a>' for key, title, _ in parts),
+        parts=sections,
+        command=command,
+    )
 
 
 def text(value: Any, limit: int = 0) -> str:
