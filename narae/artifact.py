@@ -29,7 +29,6 @@ from typing import IO, Any
 from narae.config import HOME
 from narae.log import Mistake, differs, say, stage
 
-VERSION = 1
 # Where each kind lies below the root, and the command that makes it.
 KINDS = {
     "sample": ("sample/{}", "python corpus/sample.py"),
@@ -40,6 +39,7 @@ KINDS = {
     "model": ("runs/{}/final", "deepspeed pretrain/run.py --deepspeed configs/ds/zero2.json"),
     "answers": ("answers/{}", "python infer/generate.py --file questions.jsonl"),
 }
+VERSIONS = dict.fromkeys(KINDS, 1) | {"packed": 2}  # of each kind's format
 
 
 def root() -> Path:
@@ -108,8 +108,8 @@ def open_artifact(kind: str, name: str, verify: bool = False) -> Artifact:
     manifest = found.manifest
     if manifest["kind"] != kind:
         raise Mistake(f"{found.path} holds a {manifest['kind']}, not a {kind}")
-    if manifest["version"] != VERSION:
-        raise Mistake(f"{found.path} has format {manifest['version']}, this program reads {VERSION}: {remake}")
+    if manifest["version"] != VERSIONS[kind]:
+        raise Mistake(f"{found.path} has format {manifest['version']}, this program reads {VERSIONS[kind]}: {remake}")
     for relative, known in manifest["files"].items():
         file = found.path / relative
         size = file.stat().st_size if file.is_file() else None
@@ -164,7 +164,7 @@ class Draft:
         manifest = {
             "kind": self.kind,
             "name": self.name,
-            "version": VERSION,
+            "version": VERSIONS[self.kind],
             "command": self.command or command(),
             "commit": commit(),
             "config": self.config,
@@ -255,8 +255,9 @@ def plain(values: dict[str, Any]) -> dict[str, Any]:
 def _difference(found: Artifact, config: dict[str, Any], parents: Sequence[Artifact], inputs: dict[str, Any]) -> str:
     """What the published artifact was made with that is not what was asked for now."""
     was = found.manifest
-    if was["version"] != VERSION:
-        return f"format {was['version']} instead of {VERSION}"
+    version = VERSIONS[was["kind"]]
+    if was["version"] != version:
+        return f"format {was['version']} instead of {version}"
     for key in sorted(was["config"].keys() | config.keys()):
         before, now = was["config"].get(key), config.get(key)
         if before != now:

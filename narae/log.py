@@ -23,15 +23,16 @@ class Mistake(SystemExit):
     It derives from SystemExit, so that uncaught it prints the message instead of a traceback, with exit code 1.
     """
 
-    def __init__(self, message: str):
-        super().__init__(f"{stage()}: {message}" if rank() == 0 else 1)
-        self.message = message
+    def __init__(self, message: str, every_rank: bool = False):
+        """What only one rank may meet is said by `every_rank`; all else would be said once per rank."""
+        super().__init__(f"{stage()}: {message}" if every_rank or rank() == 0 else 1)
+        self.message, self.every_rank = message, every_rank
 
     def __str__(self) -> str:
         return self.message
 
-    def __reduce__(self) -> tuple[type["Mistake"], tuple[str]]:
-        return Mistake, (self.message,)  # from a worker's process, without its prefix
+    def __reduce__(self) -> tuple[type["Mistake"], tuple[str, bool]]:
+        return Mistake, (self.message, self.every_rank)  # from a worker's process, without its prefix
 
 
 def stage() -> str:

@@ -1,20 +1,25 @@
-"""The packed format: rows of token ids, where each came from, and the order in which training reads them.
+"""The packed format: rows of token ids, where each came from, and a checksum of every row.
 
     python narae/packed.py --row 17                        # a row's text, and the documents that it came from
     python narae/packed.py --row 0 --split val --packed books
 
-A split is one sequence of tokens, document after document, cut into rows of `sequence_length`; the last row is padded.
+A split is rows of `sequence_length` tokens. Any row may end in padding; text is never encoded to the padding's id.
 
     train-00000.bin   rows × sequence_length ids, little endian: uint16, above 65,536 entries uint32
-    train-00000.idx   per document that begins in this shard 12 bytes: its first token, counted from the beginning of
-                      the split (8), and its place among the documents of the corpus's split, empty ones included (4)
+    train-00000.idx   12 bytes per entry, in order. An entry says: here begins document `ordinal`, at its token
+                      piece × sequence_length. The first 8 bytes hold the place in their low 40 bits, counted in tokens
+                      from the beginning of the split, padding included, and the piece in the high 24; the last 4 hold
+                      the ordinal among the documents of the corpus's split, empty ones included
+    train-00000.crc   4 bytes per row: its CRC-32
 
-Every shard but the last has the same number of rows. A document may go on in the next shard; a row may not.
+In a stream documents follow each other, whole: one may go on in the next row and in the next shard, and every entry has
+piece 0. Where documents are fitted into rows, a long one is cut into pieces, each of which fills a row but the last.
+Every shard but the last has the same number of rows.
 """
 
 import bisect
 import itertools
-from collections.abc import Iterator
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,12 +27,14 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from narae.artifact import Artifact, open_artifact
+from narae.artifact import Artifact, maker, open_artifact
 from narae.config import option, parse
 from narae.documents import read_documents, shards
 from narae.log import Mistake
 
 INDEX = np.dtype([("start", "<u8"), ("ordinal", "<u4")])
+PLACE_BITS = 40  # of an entry's first 8 bytes: a trillion tokens in a split, and 16 million pieces of a document
+PLACE = (1 << PLACE_BITS) - 1
 IGNORED = -100  # the label that torch's cross entropy leaves out
 
 
@@ -66,41 +73,66 @@ def dtype_for(entries: int) -> np.dtype[Any]:
 
 
 class PackedWriter:
-    """Streams documents into the shards of one split. The end of the `with` block pads the last row."""
+    """Writes runs of tokens into the shards of one split. The end of the `with` block pads the last row."""
 
     def __init__(self, folder: Path, split: str, dtype: np.dtype[Any], sequence_length: int, shard_rows: int, pad: int):
         self.folder, self.split, self.dtype, self.pad = folder, split, dtype, pad
         self.sequence_length, self.shard_tokens = sequence_length, shard_rows * sequence_length
-        self.tokens = self.documents = 0
+        self.place = self.padding = self.documents = self.pieces = 0  # place: the tokens so far, padding included
         self._files: list[IO[bytes]] = []
         self._shard = -1
+        self._sum = 0  # of the row that is not full yet
 
-    def write(self, ids: np.ndarray, lengths: np.ndarray, ordinals: np.ndarray) -> None:
-        """Some documents, one after another in `ids`: how long each is, and its ordinal."""
-        assert ids.size == int(lengths.sum()) and lengths.size == ordinals.size
-        assert ids.size == 0 or 0 <= int(ids.min()) <= int(ids.max()) <= np.iinfo(self.dtype).max
-        index = np.empty(lengths.size, INDEX)
-        index["start"] = self.tokens + np.cumsum(lengths) - lengths
-        index["ordinal"] = ordinals
-        ids = ids.astype(self.dtype, copy=False)
+    def write(
+        self, ids: np.ndarray, starts: np.ndarray, ordinals: np.ndarray, pieces: np.ndarray | None = None
+    ) -> None:
+        """A run of tokens; where in it documents begin, their ordinals, and the piece that each begins with (0)."""
+        assert starts.size == ordinals.size and (pieces is None or pieces.size == starts.size)
+        assert starts.size == 0 or (starts[0] >= 0 and starts[-1] < ids.size and (np.diff(starts) > 0).all())
+        if ids.dtype != self.dtype:
+            assert ids.size == 0 or 0 <= int(ids.min()) <= int(ids.max()) <= np.iinfo(self.dtype).max
+            ids = ids.astype(self.dtype)
+        if self.place + ids.size > PLACE:
+            raise Mistake(f"{self.split} would have more than {PLACE:,} tokens: pack the corpus as several artifacts")
+        places = np.asarray(starts, np.int64) + self.place
+        index = np.empty(starts.size, INDEX)
+        index["start"], index["ordinal"] = places, ordinals
+        if pieces is not None:
+            assert pieces.size == 0 or 0 <= int(pieces.min()) <= int(pieces.max()) < 1 << (64 - PLACE_BITS)
+            index["start"] |= pieces.astype(np.uint64) << np.uint64(PLACE_BITS)
+        self.padding += int(np.count_nonzero(ids == self.pad))
+        self.pieces += starts.size
+        self.documents += starts.size - (int(np.count_nonzero(pieces)) if pieces is not None else 0)
         while ids.size:
-            shard, filled = divmod(self.tokens, self.shard_tokens)
-            self._open(shard)
-            end = (shard + 1) * self.shard_tokens
-            here = int(np.searchsorted(index["start"], end))
+            shard, filled = divmod(self.place, self.shard_tokens)
+            here = int(np.searchsorted(places, (shard + 1) * self.shard_tokens))
             room = self.shard_tokens - filled
-            self._files[0].write(ids[:room].tobytes())
-            self._files[1].write(index[:here].tobytes())
-            self.tokens += min(room, ids.size)
-            ids, index = ids[room:], index[here:]
-        self.documents += lengths.size
+            self._append(shard, ids[:room], index[:here])
+            ids, index, places = ids[room:], index[here:], places[here:]
 
-    def _open(self, shard: int) -> None:
+    def _append(self, shard: int, ids: np.ndarray, index: np.ndarray) -> None:
         if shard != self._shard:
             self._close()
             name = f"{self.split}-{shard:05d}"
-            self._files = [(self.folder / f"{name}{suffix}").open("wb") for suffix in (".bin", ".idx")]
+            self._files = [(self.folder / f"{name}{suffix}").open("wb") for suffix in (".bin", ".idx", ".crc")]
             self._shard = shard
+        data = np.ascontiguousarray(ids).data.cast("B")
+        rows, entries, sums = self._files
+        rows.write(data)
+        entries.write(index.tobytes())
+        sums.write(self._sums(data))
+        self.place += ids.size
+
+    def _sums(self, data: memoryview) -> bytes:
+        """The checksums of the rows that these bytes complete; that of an unfinished row goes on with the next."""
+        row_bytes = self.sequence_length * self.dtype.itemsize
+        begin = 0
+        sums = []
+        for end in range(row_bytes - self.place * self.dtype.itemsize % row_bytes, len(data) + 1, row_bytes):
+            sums.append(zlib.crc32(data[begin:end], self._sum))
+            self._sum, begin = 0, end
+        self._sum = zlib.crc32(data[begin:], self._sum)
+        return np.array(sums, "<u4").tobytes()
 
     def _close(self) -> None:
         for file in self._files:
@@ -113,18 +145,21 @@ class PackedWriter:
     def __exit__(
         self, error: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._files and error is None:
-            self._files[0].write(np.full(self.padding, self.pad, self.dtype).tobytes())
+        if error is None:
+            none = np.empty(0, np.int64)
+            self.write(np.full(-self.place % self.sequence_length, self.pad, self.dtype), none, none)
         self._close()
 
     @property
-    def padding(self) -> int:
-        return -self.tokens % self.sequence_length
-
-    @property
     def counts(self) -> dict[str, Any]:
-        rows = (self.tokens + self.padding) // self.sequence_length
-        return {"rows": rows, "tokens": self.tokens, "documents": self.documents, "padding": self.padding}
+        """Complete at the end of the `with` block."""
+        return {
+            "rows": self.place // self.sequence_length,
+            "tokens": self.place - self.padding,
+            "documents": self.documents,
+            "pieces": self.pieces,
+            "padding": self.padding,
+        }
 
 
 class Part(NamedTuple):
@@ -137,7 +172,10 @@ class Part(NamedTuple):
 
 
 class PackedRows:
-    """The rows of a split, read through memory maps: `rows[i]` is an int64 array of sequence_length ids."""
+    """The rows of a split, read through memory maps: `rows[i]` is an int64 array of sequence_length ids.
+
+    Every row that is read is compared with its checksum, and its index with the ends of documents in it.
+    """
 
     def __init__(self, artifact: Artifact, split: str = "train"):
         counts = artifact.counts
@@ -147,13 +185,24 @@ class PackedRows:
         self.counts: dict[str, Any] = counts[split]
         self.sequence_length: int = counts["sequence_length"]
         self.tokens: int = self.counts["tokens"]
+        self.pad: int = counts["pad"]
+        self.eos: int = counts["eos"]
+        self.files = sorted(artifact.path.glob(f"{split}-*.bin"))
         dtype = np.dtype(counts["dtype"]).newbyteorder("<")
-        files = sorted(artifact.path.glob(f"{split}-*.bin"))
-        self._bins = [np.memmap(file, dtype, "r").reshape(-1, self.sequence_length) for file in files]
-        self._indexes = [_index(file.with_suffix(".idx")) for file in files]
+        self._bins = [self._map(file, np.dtype((dtype, self.sequence_length))) for file in self.files]
+        self._indexes = [self._map(file.with_suffix(".idx"), INDEX) for file in self.files]
+        self._sums = [self._map(file.with_suffix(".crc"), np.dtype("<u4")) for file in self.files]
         self._first = [0, *itertools.accumulate(len(rows) for rows in self._bins)]  # the first row of every shard
-        if self._first[-1] != self.counts["rows"]:
-            raise Mistake(f"{artifact.path} has {self._first[-1]:,} rows, its manifest says {self.counts['rows']:,}")
+        self._agree("rows", self._first[-1], self.counts["rows"])
+        self._agree("index entries", sum(map(len, self._indexes)), self.counts["pieces"])
+        for file, rows, sums in zip(self.files, self._bins, self._sums, strict=True):
+            self._agree(f"checksums of {file.name}", len(sums), len(rows))
+        # What a shard begins with: the last entry before it. A document may be longer than a shard.
+        self._carried = list(
+            itertools.accumulate(
+                self._indexes, lambda last, index: index[-1:] if len(index) else last, initial=np.empty(0, INDEX)
+            )
+        )
 
     def __len__(self) -> int:
         return self._first[-1]
@@ -162,39 +211,59 @@ class PackedRows:
         return PackedRows, (self.artifact, self.split)  # a worker maps the files again; pickling would copy them
 
     def __getitem__(self, row: int) -> np.ndarray:
-        shard, place = self._locate(row)
-        return self._bins[shard][place].astype(np.int64)
+        return self._ids(row).astype(np.int64)
 
     def labels(self, row: int) -> np.ndarray:
         """The ids, not shifted, with -100 where the row is padding."""
         labels = self[row]
-        labels[self._used(row) :] = IGNORED
+        labels[self._used(labels) :] = IGNORED
         return labels
 
     def positions(self, row: int) -> np.ndarray:
         """Counts from 0 again at every document, and at the padding."""
-        starts, _, _ = self._parts(row)
+        starts, _, _, used = self._parts(row)
         places = np.arange(self.sequence_length)
-        edges = np.append(starts, self._used(row))
+        edges = np.append(starts, used)
         return places - edges[np.searchsorted(edges, places, side="right") - 1]
 
     def documents(self, row: int) -> np.ndarray:
         """Which document each token belongs to, as its ordinal in the corpus's split; -1 where the row is padding."""
-        starts, ordinals, _ = self._parts(row)
+        starts, ordinals, _, used = self._parts(row)
         places = np.arange(self.sequence_length)
         found = ordinals[np.searchsorted(starts, places, side="right") - 1]
-        found[self._used(row) :] = -1
+        found[used:] = -1
         return found
 
     def origin(self, row: int) -> list[Part]:
         """The documents of a row by their ids in the corpus, in order."""
-        starts, ordinals, offset = self._parts(row)
-        stops = [*starts[1:].tolist(), self._used(row)]
+        starts, ordinals, offsets, used = self._parts(row)
         names = self._names(ordinals.tolist())
+        stops = [*starts[1:].tolist(), used]
         return [
-            Part(names[ordinal], start, stop, 0 if number else offset)
-            for number, (ordinal, start, stop) in enumerate(zip(ordinals.tolist(), starts.tolist(), stops, strict=True))
+            Part(names[ordinal], start, stop, offset)
+            for ordinal, start, stop, offset in zip(
+                ordinals.tolist(), starts.tolist(), stops, offsets.tolist(), strict=True
+            )
         ]
+
+    def _map(self, file: Path, dtype: np.dtype[Any]) -> np.ndarray:
+        size = file.stat().st_size if file.is_file() else -1
+        if size < 0 or size % dtype.itemsize:
+            met = "is missing" if size < 0 else f"has {size:,} bytes, not a multiple of {dtype.itemsize}"
+            raise Mistake(f"{file} {met}: {self._remedy()}")
+        plain = dtype.base
+        if not size:  # nothing cannot be mapped
+            return np.empty((0, *dtype.shape), plain)
+        return np.memmap(file, plain, "r").view(np.ndarray).reshape(-1, *dtype.shape)
+
+    def _agree(self, what: str, found: int, expected: int) -> None:
+        if found != expected:
+            raise Mistake(
+                f"{self.artifact.path}, {self.split}, has {found:,} {what}, not {expected:,}: {self._remedy()}"
+            )
+
+    def _remedy(self) -> str:
+        return f"run `{maker('packed', self.artifact.path.name)} --overwrite`"
 
     def _locate(self, row: int) -> tuple[int, int]:
         if not 0 <= row < len(self):
@@ -202,22 +271,39 @@ class PackedRows:
         shard = bisect.bisect_right(self._first, row) - 1
         return shard, row - self._first[shard]
 
-    def _used(self, row: int) -> int:
-        return min(self.sequence_length, self.tokens - row * self.sequence_length)
+    def _ids(self, row: int) -> np.ndarray:
+        shard, place = self._locate(row)
+        ids = self._bins[shard][place]
+        if zlib.crc32(ids) != self._sums[shard][place]:
+            message = f"row {row} in {self.files[shard]} does not have its checksum: {self._remedy()}"
+            raise Mistake(message, every_rank=True)
+        return ids
 
-    def _parts(self, row: int) -> tuple[np.ndarray, np.ndarray, int]:
-        """Where documents begin in the row, their ordinals, and how many tokens of the first lie in earlier rows."""
+    def _used(self, ids: np.ndarray) -> int:
+        """Where the padding begins."""
+        if ids[-1] != self.pad:
+            return len(ids)
+        return int(np.flatnonzero(ids != self.pad)[-1]) + 1
+
+    def _parts(self, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+        """Where documents begin in the row, their ordinals, the token that each begins with, where padding begins."""
+        ids = self._ids(row)
+        used = self._used(ids)
         shard, _ = self._locate(row)
-        begin = row * self.sequence_length
-        starts = self._indexes[shard]["start"]
-        low = bisect.bisect_right(starts, begin)
-        high = bisect.bisect_left(starts, begin + self.sequence_length, lo=low)
-        inside = self._indexes[shard][low:high]
-        # A document longer than a shard leaves an index without entries: the one before it has the beginning.
-        earlier = next(index for index in (self._indexes[shard][:low], *self._indexes[:shard][::-1]) if len(index))[-1]
-        places = np.append(0, inside["start"].astype(np.int64) - begin)
-        ordinals = np.append(earlier["ordinal"], inside["ordinal"]).astype(np.int64)
-        return places, ordinals, begin - int(earlier["start"])
+        index, begin = self._indexes[shard], row * self.sequence_length
+        low = bisect.bisect_right(index["start"], begin, key=_place)
+        high = bisect.bisect_left(index["start"], begin + used, lo=low, key=_place)
+        found = np.concatenate([index[low - 1 : low] if low else self._carried[shard], index[low:high]])
+        places = (found["start"] & np.uint64(PLACE)).astype(np.int64) - begin
+        ends = np.flatnonzero(ids[: used - 1] == self.eos) + 1
+        if not places.size or not np.array_equal(places[1:], ends):
+            file = self.files[shard].with_suffix(".idx")
+            message = f"row {row} has other ends of documents than {file} says: {self._remedy()}"
+            raise Mistake(message, every_rank=True)
+        offsets = (found["start"] >> np.uint64(PLACE_BITS)).astype(np.int64) * self.sequence_length
+        offsets[0] -= places[0]
+        places[0] = 0
+        return places, found["ordinal"].astype(np.int64), offsets, used
 
     def _names(self, ordinals: list[int]) -> dict[int, str]:
         """The ids of some documents. The counts name the documents of every shard, so that only theirs are read."""
@@ -232,65 +318,14 @@ class PackedRows:
         return names
 
 
-def _index(file: Path) -> np.ndarray:
-    return np.memmap(file, INDEX, "r") if file.stat().st_size else np.empty(0, INDEX)  # nothing cannot be mapped
+def _place(start: np.uint64) -> int:
+    return int(start) & PLACE
 
 
 def parent(artifact: Artifact, kind: str) -> Artifact:
     """The artifact of that kind from which this one was made."""
     names = [one["name"] for one in artifact.manifest["parents"] if one["kind"] == kind]
     return open_artifact(kind, names[0])
-
-
-def batch(step: int, global_batch: int, rank: int, ranks: int, *, rows: int, seed: int) -> np.ndarray:
-    """The rows of one rank in one step. Rank after rank they are the global batch, however many ranks there are.
-
-    Steps go through one epoch after another; a batch may hold the end of one and the beginning of the next.
-    """
-    if global_batch % ranks:
-        raise Mistake(f"a global batch of {global_batch} rows cannot be shared evenly by {ranks} ranks")
-    share = global_batch // ranks
-    begin = step * global_batch + rank * share
-    return order(np.arange(begin, begin + share), rows, seed)
-
-
-def order(position: np.ndarray | int, rows: int, seed: int) -> np.ndarray:
-    """The row at each position of the endless sequence of epochs, every epoch a permutation of its own.
-
-    A pure function: nothing is kept in memory, and a resume at any depth costs what the first step costs. It is a
-    Feistel network over pairs (left, right) that number left × width + right, with addition instead of xor, so that
-    any width and height will do; a number that falls outside the rows walks on along its cycle until it is inside.
-    """
-    if rows < 1:
-        raise Mistake(f"an order over {rows} rows: there is nothing to read")
-    epoch, number = np.divmod(np.atleast_1d(np.asarray(position, np.int64)).astype(np.uint64), np.uint64(rows))
-    key = _mix(_mix(np.full_like(epoch, seed % 2**64)) + epoch)
-    height = int(np.ceil(np.sqrt(rows)))
-    width = -(-rows // height)
-    number = _permute(number, key, height, width)
-    while (outside := np.flatnonzero(number >= rows)).size:
-        number[outside] = _permute(number[outside], key[outside], height, width)
-    return number.astype(np.int64)
-
-
-def _permute(number: np.ndarray, key: np.ndarray, height: int, width: int) -> np.ndarray:
-    left, right = np.divmod(number, np.uint64(width))
-    for turn in _turns():
-        left = (left + _mix(right + _mix(key + turn)) % np.uint64(height)) % np.uint64(height)
-        right = (right + _mix(left + _mix(key - turn)) % np.uint64(width)) % np.uint64(width)
-    return left * np.uint64(width) + right
-
-
-def _turns() -> Iterator[np.uint64]:
-    return (np.uint64(turn) for turn in range(1, 5))
-
-
-def _mix(values: np.ndarray) -> np.ndarray:
-    """The finalizer of splitmix64: each bit of the result depends on each bit of the value."""
-    values = values + np.uint64(0x9E3779B97F4A7C15)
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
 
 
 if __name__ == "__main__":

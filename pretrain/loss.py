@@ -78,8 +78,8 @@ def use_loss_head(model: Any) -> bool:
     def forward(input_ids: torch.Tensor, labels: torch.Tensor | None = None, **inputs: Any) -> Any:
         if labels is None or inputs.get("logits_to_keep"):
             return stock(model, input_ids=input_ids, labels=labels, **inputs)
-        inputs.pop("num_items_in_batch", None)
-        hidden = model.model(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state
+        inputs = {key: value for key, value in inputs.items() if key != "num_items_in_batch"} | {"use_cache": False}
+        hidden = model.model(input_ids=input_ids, **inputs).last_hidden_state
         hidden = hidden[:, :-1].reshape(-1, hidden.shape[-1])
         return CausalLMOutputWithPast(loss=model.lm_head(hidden, labels[:, 1:].reshape(-1)))
 

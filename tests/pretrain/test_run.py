@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import helpers
+import numpy as np
 import pytest
 import torch
 from helpers import HOME
@@ -22,9 +23,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from narae.artifact import open_artifact
 from narae.chain import free_port
 from narae.log import read_metrics
+from narae.mixture import Mixture
 from narae.model import from_values, new_model, read_json
-from narae.packed import PackedRows, batch
+from narae.order import Mixing, batch
+from narae.packed import PackedRows
 from pretrain import pack
+from pretrain.trainer import Boundaries, tensors
 from tokenizer import train
 
 SHAPE = {
@@ -82,7 +86,7 @@ def test_final_is_a_plain_hugging_face_folder(world: Path) -> None:
 def test_the_first_loss_is_the_stock_models(world: Path) -> None:
     packed = open_artifact("packed", "sample")
     rows = PackedRows(packed)
-    numbers = batch(0, 4, 0, 1, rows=len(rows), seed=42)
+    numbers = batch(Mixing((len(rows),), (1,), 42), 0, 4)
     ids = torch.tensor([rows[int(number)].tolist() for number in numbers])
     labels = torch.tensor([rows.labels(int(number)).tolist() for number in numbers])
     model = new_model(from_values(read_json(world / "phi.json"), packed.counts["entries"], 32), seed=42)
@@ -168,10 +172,85 @@ def test_deepspeed_follows_the_plain_run(world: Path, ranks: int) -> None:
     assert open_artifact("model", name, verify=True).counts["steps"] == 10
 
 
+def stock(world: Path) -> Any:
+    entries = open_artifact("packed", "sample").counts["entries"]
+    return new_model(from_values(read_json(world / "phi.json"), entries, 32), seed=42)
+
+
+def test_a_mixture_resumed_reads_the_same_rows(world: Path) -> None:
+    helpers.corpus(helpers.SENTENCES[200:], helpers.SENTENCES[:100:37], name="news")
+    helpers.call(pack.main, "--corpus", "news", "--name", "news", "--sequence_length", "32")
+    mixed = ("--packed", "sample:0.7,news:0.3", "--max_steps", "20", "--save_steps", "10")
+    said = finish(command(world, "mixed", *mixed, "--dataloader_num_workers", "2"))
+    made = open_artifact("model", "mixed")
+    assert [one["name"] for one in made.manifest["parents"]] == ["sample", "news"]
+    sets = [PackedRows(open_artifact("packed", name)) for name in ("sample", "news")]
+    read = [f"{share} of the rows, each {count / len(rows):.2f} times" for share, count, rows in
+            (("70.0%", 56, sets[0]), ("30.0%", 24, sets[1]))]  # fmt: skip
+    assert all(line in said for line in read)
+
+    rows = Mixture(sets, ["7", "3"], seed=42)
+    ids = torch.tensor(np.stack([rows[row] for row in batch(rows.mixing, 0, 4).tolist()]))
+    assert losses("mixed")[1] == pytest.approx(stock(world)(input_ids=ids, labels=ids).loss.item(), abs=2e-5)
+    judged = read_metrics(run_folder("mixed") / "metrics.jsonl")[-2]
+    tokens, size = (sum(one.artifact.counts["val"][key] for one in sets) for key in ("tokens", "bytes"))
+    assert judged["bits_per_byte"] == pytest.approx(judged["loss"] / 0.693147 * tokens / size, rel=1e-4)
+
+    process = command(world, "again", *mixed)
+    wait_for(run_folder("again") / "checkpoint-10", process)
+    process.kill()
+    process.communicate()
+    assert "goes on from checkpoint-10" in finish(command(world, "again", *mixed))
+    assert same(weights("again"), weights("mixed"))
+    others = finish(command(world, "mixed", *mixed[2:], "--packed", "sample:0.6,news:0.4"), code=1)
+    assert "mixture = 'sample:7, news:3' instead of 'sample:3, news:2'" in others
+
+
+def test_documents_apart(world: Path) -> None:
+    words = ("--document_attention", "--document_loss", "inside", "--max_steps", "2")
+    finish(command(world, "apart", *words))
+    packed = PackedRows(open_artifact("packed", "sample"))
+    rows = Mixture([packed], seed=42)
+    numbers = batch(rows.mixing, 0, 4).tolist()
+    given = [tensors(rows, numbers[n : n + 2], Boundaries(attention=True, inside=True)) for n in (0, 2)]
+    model = stock(world)
+    expected = sum(model(**one).loss.item() for one in given) / 2
+    assert losses("apart")[1] == pytest.approx(expected, abs=2e-5)
+    assert losses("apart")[1] != pytest.approx(losses("straight")[1], abs=1e-3)
+    # judged with documents apart, on all predicted tokens and on those inside documents
+    model = AutoModelForCausalLM.from_pretrained(run_folder("apart") / "final")
+    held_out = Mixture([PackedRows(packed.artifact, "val")])
+    for inside, key in ((False, "loss"), (True, "loss_inside")):
+        total = count = 0.0
+        for row in range(len(held_out)):
+            one = tensors(held_out, [row], Boundaries(attention=True, inside=inside))
+            targets = int((one["labels"][:, 1:] >= 0).sum())
+            total, count = total + model(**one).loss.item() * targets, count + targets
+        assert open_artifact("model", "apart").counts[key] == pytest.approx(total / count, abs=1e-5)
+    refused = finish(command(world, "apart", *words[1:]), code=1)
+    assert "document_attention = True instead of False" in refused
+
+
+def test_a_damaged_row_ends_the_run_in_one_line(world: Path, tmp_path: Path) -> None:
+    helpers.call(pack.main, "--name", "damaged", "--sequence_length", "32")
+    file = open_artifact("packed", "damaged").path / "train-00000.bin"
+    content = bytearray(file.read_bytes())
+    for place in range(0, len(content), 64):
+        content[place] ^= 1
+    file.write_bytes(content)
+    for workers in ("0", "1"):
+        words = ("--packed", "damaged", "--dataloader_num_workers", workers, "--overwrite")
+        said = finish(command(world, "on-damaged", *words), code=1).strip().splitlines()
+        assert "train-00000.bin does not have its checksum: run `python pretrain/pack.py --name damaged" in said[-1]
+        assert not [line for line in said if "Traceback" in line]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--packed", "absent"], "there is no packed in"),
+        (["--packed", "sample:half"], "a weight of 'half'"),
+        (["--document_loss", "outside"], "--document_loss outside: it is all or inside"),
         (["--batch_rows", "4", "--no_such_flag"], "unknown flag --no_such_flag"),
         (["--learning-rat", "1"], "did you mean --learning"),
         (["--deepspeed_config", "x.json"], "here it is --deepspeed FILE"),
@@ -194,6 +273,6 @@ def test_ranks_share_a_step(world: Path) -> None:
     rows = PackedRows(open_artifact("packed", "sample"))
 
     def numbers(rank: int, ranks: int) -> list[Any]:
-        return batch(3, 4, rank, ranks, rows=len(rows), seed=42).tolist()
+        return batch(Mixing((len(rows),), (1,), 42), 3, 4, rank, ranks).tolist()
 
     assert numbers(0, 2) + numbers(1, 2) == numbers(0, 1)
