@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench.machine import keep, short
+from bench.machine import keep, kept, short
 from bench.patterns import even, size
 from narae import artifact
 from narae.config import HOME
@@ -51,14 +51,13 @@ def main() -> None:
         corpus(texts)
         run("tokenizer/train.py", "--corpus", "sample", "--vocab_size", str(ENTRIES), "--max_bytes", "1000000000")
         for packing in ("stream", "best_fit"):
-            words = ("--packing", packing, "--name", packing, "--sequence_length", str(asked.row))
-            run("pretrain/pack.py", *words)
+            run("pretrain/pack.py", "--packing", packing, "--name", packing, "--sequence_length", str(asked.row))
         found: dict[str, Any] = {}
         for number, (name, (packing, *words)) in enumerate(WAYS.items()):
             if asked.only and name not in asked.only:
                 continue
             rows = artifact.open_artifact("packed", packing).counts["train"]["rows"]
-            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            used = resource.getrusage(resource.RUSAGE_CHILDREN)
             options = {
                 "--packed": packing,
                 "--name": f"way-{number}",
@@ -74,19 +73,17 @@ def main() -> None:
             run("pretrain/run.py", *(word for pair in options.items() for word in pair), *words)
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             counts = artifact.open_artifact("model", f"way-{number}").counts
-            seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+            seconds = after.ru_utime + after.ru_stime - used.ru_utime - used.ru_stime
             found[name] = {
                 "bits_per_byte": round(counts["bits_per_byte"], 4),
                 "cpu_seconds": short(seconds),
                 "steps": counts["steps"],
             }
             say(f"{name}: {found[name]}")
-        about = {"bytes": size(texts["train"]), "held_out": size(texts["val"]), "row": asked.row, "seed": asked.seed}
-        keep(
-            "boundaries" if asked.seed == 1 else f"boundaries-seed-{asked.seed}",
-            about | {"ways": found},
-            ("torch", "transformers"),
-        )
+            about = {"bytes": size(texts["train"]), "held_out": size(texts["val"]), "row": asked.row}
+            result = f"boundaries-seed-{asked.seed}"
+            before = json.loads(kept(result).read_text())["ways"] if kept(result).exists() else {}
+            keep(result, about | {"ways": before | found}, ("torch", "transformers"))
         print(json.dumps({name: one["bits_per_byte"] for name, one in found.items()}))
 
 

@@ -14,9 +14,13 @@ from narae.config import HOME
 from narae.watch import machine
 
 
-def keep(name: str, found: dict[str, Any], packages: tuple[str, ...]) -> Path:
+def kept(name: str) -> Path:
     kind = re.sub(r"\W+", "-", f"{os.cpu_count()}-cores-{platform.machine()}")
-    file = HOME / "bench" / "results" / f"{name}-{kind}.json"
+    return HOME / "bench" / "results" / f"{name}-{kind}.json"
+
+
+def keep(name: str, found: dict[str, Any], packages: tuple[str, ...]) -> Path:
+    file = kept(name)
     about = {
         "machine": machine(),
         "python": platform.python_version(),

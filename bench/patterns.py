@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import regex
 
-from bench.machine import keep, short
+from bench.machine import keep, kept, short
 from narae.documents import draw, read_lines
 from narae.log import say
 from tokenizer.merging import EDGE, Text, merges_of
@@ -36,14 +36,9 @@ ENTRIES, TEXT, PER_SOURCE, HELD_OUT = 8192, 6_000_000, 400_000, 25_000
 LAYERS, WIDTH, LENGTH, ROWS, RATE = 3, 192, 256, 16, 3e-3
 CUT = "\ue000"  # where morphemes meet, in text that goes into the tokenizer
 
-PARTICLE = (
-    "(?:에서는|에서|에게|으로는|으로|까지|부터|처럼|보다|한테|라고|이나|이라|은|는|이|가|을|를|에|의|도|만|로|와|과|랑)"
-)
 OURS = {
     "eojeols": r"\p{N}{1,3}| ?[^\s\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
     "jamo": r"[^\r\n\p{L}\p{N}]?[ㄱ-ㆎ]+|[^\r\n\p{L}\p{N}]?(?:(?![ㄱ-ㆎ])\p{L})+|" + PATTERNS["llama3"],
-    "particles": rf"[^\r\n\p{{L}}\p{{N}}]?[가-힣]+?(?={PARTICLE}(?!\p{{L}}))|{PARTICLE}(?!\p{{L}})|"
-    + PATTERNS["llama3"],
 }
 ACROSS = r"[^\r\n\p{L}\p{N}]?\p{L}+(?: \p{L}+)*|" + PATTERNS["llama3"]
 
@@ -81,8 +76,7 @@ def main() -> None:
             f"{name}: "
             + json.dumps({key: value for key, value in found[f"{name}, seed {asked.seed}"].items() if key != "curve"})
         )
-        kept = Path("bench/results/patterns.json")
-        before = json.loads(kept.read_text()).get("ways", {}) if kept.exists() else {}
+        before = json.loads(kept("patterns").read_text())["ways"] if kept("patterns").exists() else {}
         keep("patterns", {"ways": before | found}, ("torch", "transformers", "tokenizers", "kiwipiepy"))
     print(json.dumps({name: one["bits_per_byte"] for name, one in found.items()}))
 

@@ -15,21 +15,16 @@ mapping:
 A killed run goes on behind the pieces that are done.
 """
 
-import contextlib
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from corpus import benchmarks, explain, quality
 from corpus.clean import STEPS
-from corpus.executors import Local, Slurm
 from corpus.marks import Settings
 from corpus.plain import Raw
-from corpus.plan import Plan, pieces_of, prepare, refusals_told, work_folder
+from corpus.plan import Plan, pieces_of
 from corpus.publish import Publish, publish, report
 from corpus.reader import Reader, members
 from corpus.reader import units as cut
@@ -37,9 +32,11 @@ from corpus.sources import DEFAULTS, File, files_of, fingerprints, sources_of
 from corpus.stages import Clean, Groups, Match, Write
 from narae import artifact
 from narae.artifact import Artifact
-from narae.config import HOME, option, parse, resolved
+from narae.config import option, parse, resolved
 from narae.documents import find_lines
-from narae.log import Mistake, Progress, say
+from narae.executors import may_submit, run_here, submit
+from narae.log import Mistake
+from narae.work import Stage, prepare, refusals_told, work_folder
 
 STAGES = {"clean": Clean, "match": Match, "groups": Groups, "write": Write}
 SWITCHES = {"boilerplate": "boilerplate", "personal data": "mask"}  # steps of cleaning that limits may turn off
@@ -99,19 +96,22 @@ def main() -> None:
     }
     inputs = {} if parents else fingerprints(files)
     inputs |= {f"benchmark {Path(path).name}": benchmarks.fingerprint(path) for path in config.benchmarks}
-    with refusals_told(work_folder(config.name)):
-        if config.jobs and artifact.current("corpus", config.name, settings, parents, inputs, config.overwrite):
-            return
+    work = work_folder("corpus", config.name)
+    with refusals_told(work):
         if config.jobs:
-            submit(plan_for(config, files, limits, settings, inputs, parents), config)
+            if not artifact.current("corpus", config.name, settings, parents, inputs, config.overwrite):
+                may_submit()
+                plan = plan_for(config, files, limits, settings, inputs, parents)
+                submit(stages(ready(plan, config)) | {"publish": Publish(work)}, plan, work, config.jobs)
             return
         draft = artifact.begin("corpus", config.name, settings, parents, inputs, config.overwrite)
         if draft is None:
-            shutil.rmtree(work_folder(config.name), ignore_errors=True)  # of a run that was killed after publishing
+            shutil.rmtree(work, ignore_errors=True)  # of a run that was killed after publishing
             return
         with draft:
             plan = plan_for(config, files, limits, settings, inputs, parents)
-            work = carry_out(plan, config)
+            sizes = [plan.size(piece) for piece in plan.largest_first]
+            run_here(stages(ready(plan, config)), plan, work, config.workers, sizes)
             publish(plan, work, draft)
         report(draft.counts, draft.target)
         shutil.rmtree(work)
@@ -163,63 +163,15 @@ def plan_for(
     )
 
 
-def carry_out(plan: Plan, config: CollectConfig) -> Path:
-    """Every stage over all its tasks, on this machine's cores."""
-    work = ready(plan, config)
-    sizes = [plan.size(piece) for piece in plan.largest_first]
-    for name, step in STAGES.items():
-        local = Local(step(work), step(work).tasks(plan), work / "stages" / name, config.workers)
-        weights = sizes if local.tasks == len(sizes) else [1] * local.tasks
-        bar = Progress(name, sum(weights) / 1e6, "MB")
-        done = sum(weights) - sum(weights[task] for task in local.get_incomplete_ranks())
-        with contextlib.closing(bar), contextlib.closing(local.run()) as ended:
-            for task in ended:
-                done += weights[task]
-                bar.update(done / 1e6)
-    return work
-
-
-def submit(plan: Plan, config: CollectConfig) -> None:
-    """Every stage as an array of jobs behind the one before; the last one publishes."""
-    if "SLURM_JOB_ID" in os.environ:
-        raise Mistake("--jobs submits jobs, and is for the login node; inside a job leave it out")
-    if not shutil.which("sbatch"):
-        raise Mistake("--jobs: there is no sbatch here, this is for the login node of a Slurm cluster; leave it out")
-    work = ready(plan, config)
-    environment = f". {HOME}/slurm/site.env\nexport PATH={Path(sys.executable).parent}:$PATH"
-    before = None
-    jobs = []
-    for name, step in {**STAGES, "publish": Publish}.items():
-        tasks = step(work).tasks(plan)
-        last = str(work) if step is Publish else ""
-        before = Slurm(step(work), name, tasks, work / "stages" / name, config.jobs, before, environment, last)
-        before.run()
-        if before.job_id != -1:
-            jobs.append(before.job_id)
-            say(f"{name}: job {before.job_id}, {tasks:,} tasks; its output is in {before.slurm_logs_folder}")
-    (work / "jobs").write_text(" ".join(jobs))
-    print(jobs[-1])
-
-
 def ready(plan: Plan, config: CollectConfig) -> Path:
     """The work folder, with the plan and the benchmarks' index in it."""
-    stop_beside_jobs(work_folder(plan.name))
     work = prepare(plan)
     benchmarks.build(config.benchmarks, work / "benchmarks")
     return work
 
 
-def stop_beside_jobs(work: Path) -> None:
-    """Two runs in one work folder would write the same pieces."""
-    if not (work / "jobs").exists() or not shutil.which("squeue"):
-        return
-    jobs = (work / "jobs").read_text().split()
-    asked = subprocess.run(["squeue", "-h", "-o", "%A", "-j", ",".join(jobs)], capture_output=True, text=True)
-    alive = sorted(set(asked.stdout.split()))
-    if alive:
-        raise Mistake(
-            f"jobs {', '.join(alive)} are at work on this corpus: wait for them, or scancel {' '.join(alive)}"
-        )
+def stages(work: Path) -> dict[str, Stage]:
+    return {name: stage(work) for name, stage in STAGES.items()}
 
 
 def explained(config: CollectConfig, files: list[File], limits: dict[str, quality.Limits]) -> str:

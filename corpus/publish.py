@@ -11,25 +11,21 @@ from typing import Any
 
 from corpus import benchmarks
 from corpus.page import Sample, page
-from corpus.plan import Plan, Stage
+from corpus.plan import Plan
 from corpus.stages import SPLITS, pieces_of
-from narae import artifact
 from narae.artifact import Draft
 from narae.documents import shards
 from narae.log import Mistake, say
+from narae.work import Stage
 
 SHOWN = 5  # samples of a kind, reason and source on the page
 
 
 class Publish(Stage):
-    def tasks(self, plan: Plan) -> int:
-        return 1
-
     def do(self, plan: Plan, task: int) -> None:
         """As a job of its own, behind the others."""
-        draft = artifact.begin("corpus", plan.name, plan.settings, plan.parents, plan.inputs, plan.overwrite)
+        draft = plan.begin()
         if draft is not None:
-            draft.command = plan.command
             with draft:
                 publish(plan, self.work, draft)
             report(draft.counts, draft.target)

@@ -22,14 +22,15 @@ from corpus import benchmarks, dedup, groups, marks
 from corpus.clean import clean_all
 from corpus.page import Sample
 from corpus.plain import Raw
-from corpus.plan import Plan, Stage
+from corpus.plan import Plan
 from corpus.privacy import PLACEHOLDERS
 from corpus.quality import Limits, judge
 from corpus.reader import Reader, Unit
-from corpus.store import Piece, PieceWriter, whole_folder
+from corpus.store import Piece, PieceWriter
 from narae.documents import Document, LineWriter, ShardWriter, line_of
 from narae.documents import draw as chance
 from narae.log import Mistake
+from narae.work import Stage, whole_folder
 
 BATCH = 250_000  # characters that are looked at together
 NOTHING = 100  # characters that a document counts for where it has none: it takes memory, too
@@ -48,6 +49,9 @@ class Row(NamedTuple):
 
 class Clean(Stage):
     """Sources -> documents: read, mended, judged, compared with the benchmarks."""
+
+    def tasks(self, plan: Plan) -> int:
+        return len(plan.pieces)
 
     def do(self, plan: Plan, task: int) -> None:
         number = plan.largest_first[task]
@@ -234,6 +238,9 @@ class Groups(Stage):
 
 class Write(Stage):
     """Documents -> shards, without what goes, which is listed beside what it repeats."""
+
+    def tasks(self, plan: Plan) -> int:
+        return len(plan.pieces)
 
     def do(self, plan: Plan, task: int) -> None:
         number = plan.largest_first[task]

@@ -5,10 +5,8 @@ unpacking one frame: 70 µs, and 230 in frames of 256 kB, which are 8 % smaller.
 its place and renamed in: it is there whole or not at all.
 """
 
-import contextlib
 import io
 import json
-import shutil
 import sys
 from array import array
 from collections.abc import Iterator
@@ -18,30 +16,12 @@ from typing import Any
 import numpy as np
 import zstandard
 
-from narae.artifact import sync
 from narae.documents import Document, line_of
 
 FRAME = 64_000  # bytes of JSON
 # Of each document: its frame's place in the file, its own place in the frame, its bytes before and after cleaning, and
 # the number that decides between train and val.
 COLUMNS = {"frame": "Q", "start": "I", "before": "I", "after": "I", "draw": "d"}
-
-
-@contextlib.contextmanager
-def whole_folder(place: Path) -> Iterator[Path]:
-    """A folder to fill, that is at its place whole or not at all. What an earlier attempt left there is replaced."""
-    beside = place.with_name(f".{place.name}")
-    for leftover in (beside, place):
-        shutil.rmtree(leftover, ignore_errors=True)
-    beside.mkdir(parents=True)
-    try:
-        yield beside
-        for path in (*beside.rglob("*"), beside):
-            sync(path)
-        beside.rename(place)
-        sync(place.parent)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 class PieceWriter:

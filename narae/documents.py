@@ -175,8 +175,11 @@ def read_table(part: Part) -> Any:
     return pa.concat_tables([_table(b"", part, 0, FIELDS), *read_tables(part)]).combine_chunks()
 
 
-def read_tables(part: Part, fields: Sequence[str] = FIELDS, block: int = FRAME) -> Iterator[Any]:
-    """A part in arrow tables of about `block` bytes, with these fields of its documents."""
+def read_tables(part: Part, fields: Sequence[str] = FIELDS, block: int = 2 * FRAME) -> Iterator[Any]:
+    """A part in arrow tables of about `block` bytes, with these fields of its documents.
+
+    Their bytes are the shard's: what a LineWriter wrote is UTF-8, and the checksums say that it still is.
+    """
     number, lines = 0, b""
     try:
         with _opened(part) as stream:
@@ -186,8 +189,9 @@ def read_tables(part: Part, fields: Sequence[str] = FIELDS, block: int = FRAME) 
                     lines += more
                     continue
                 lines += more[:end]
-                yield _table(lines, part, number, fields)
-                number += lines.count(b"\n")
+                found = _table(lines, part, number, fields)
+                yield found
+                number += len(found)
                 lines = more[end:]
     except zstandard.ZstdError as error:
         raise damaged(part, number, error) from None
@@ -196,6 +200,7 @@ def read_tables(part: Part, fields: Sequence[str] = FIELDS, block: int = FRAME) 
 
 
 def _table(lines: bytes, part: Part, number: int, fields: Sequence[str]) -> Any:
+    import numpy as np
     import pyarrow as pa
     from pyarrow import json as table
 
@@ -206,8 +211,8 @@ def _table(lines: bytes, part: Part, number: int, fields: Sequence[str]) -> Any:
     wanted = table.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
     try:
         found = table.read_json(pa.BufferReader(lines), whole, wanted)
-        found.validate(full=True)  # a text that is not UTF-8
-        if found.num_rows == lines.count(b"\n") and not any(column.null_count for column in found.columns):
+        ends = int(np.count_nonzero(np.frombuffer(lines, np.uint8) == 10))  # bytes.count takes three times as long
+        if found.num_rows == ends and not any(column.null_count for column in found.columns):
             return found
     except pa.ArrowInvalid:  # half a surrogate pair, which JSON can spell and UTF-8 cannot; or damage, which is told
         pass

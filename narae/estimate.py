@@ -177,7 +177,8 @@ def estimate(
     chat: str,
 ) -> list[str]:
     device, devices, rate, free_memory = hardware()
-    disk = text_bytes * 0.35 + text_bytes / BYTES_PER_TOKEN * 2 + count * (3 * STATE_BYTES + 4) * (2 if chat else 1)
+    # Two bytes a token, twice while the pieces are joined
+    disk = text_bytes * 0.35 + text_bytes / BYTES_PER_TOKEN * 4 + count * (3 * STATE_BYTES + 4) * (2 if chat else 1)
     room = shutil.disk_usage(next(folder for folder in [root(), *root().parents] if folder.exists())).free
     micro = min(int(preset.values.get("per_device_train_batch_size", 8)), int(preset.values.get("batch_rows", 64)))
     # 34 bytes per token, layer and unit of width for what the backward pass reads, and a slice of the logits

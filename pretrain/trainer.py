@@ -134,12 +134,16 @@ class Pretrainer(CheckpointTrainer):
                 with self.compute_loss_context_manager():
                     logits = model(**inputs).logits
                 if numbers:
-                    wanted = F.pad(labels[:, 1:], (0, 1), value=IGNORED).flatten()
-                    losses = F.cross_entropy(
-                        logits.flatten(0, 1).float(), wanted, ignore_index=IGNORED, reduction="none"
+                    wanted = F.pad(labels[:, 1:], (0, 1), value=IGNORED)
+                    # Row by row: in fp32 a batch of logits is half a gigabyte
+                    losses = torch.stack(
+                        [
+                            F.cross_entropy(row.float(), ids, reduction="none")
+                            for row, ids in zip(logits, wanted, strict=True)
+                        ]
                     )
                     counted = wanted != IGNORED
-                    inside = counted & ~F.pad(first[:, 1:], (0, 1), value=True).flatten()
+                    inside = counted & ~F.pad(first[:, 1:], (0, 1), value=True)
                     sums = [losses.sum(dtype=torch.float64), counted.sum()]
                     sums += [losses[inside].sum(dtype=torch.float64), inside.sum()]
                     total += torch.stack([one.double() for one in sums])
@@ -154,11 +158,19 @@ def tensors(rows: Mixture, numbers: Sequence[int], boundaries: Boundaries) -> di
     labels = torch.from_numpy(np.stack([rows.labels(number) for number in numbers]))
     inputs: dict[str, Any] = {"input_ids": ids, "labels": labels, "use_cache": False}
     if boundaries.attention or boundaries.inside:
-        positions = torch.from_numpy(np.stack([rows.positions(number) for number in numbers]))
+        first = torch.from_numpy(np.stack([rows.positions(number) for number in numbers])) == 0
         if boundaries.inside:
-            labels[positions == 0] = IGNORED
+            labels[first] = IGNORED
         if boundaries.attention:
             # Where positions begin again transformers lets no token see another document, if there is neither an
             # attention_mask nor a cache
-            inputs["position_ids"] = positions
+            inputs["position_ids"] = positions_apart(first)
     return inputs
+
+
+def positions_apart(first: torch.Tensor) -> torch.Tensor:
+    """Counted from the end token before each document: it begins the next one, as it does in front of a prompt."""
+    begins = F.pad(first[:, 1:], (0, 1))
+    begins[:, 0] = True
+    places = torch.arange(first.shape[1])
+    return places - torch.where(begins, places, 0).cummax(dim=1).values

@@ -7,10 +7,26 @@
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%j.out
 #
-# A corpus -> rows of token ids, on one node:   sbatch -c 32 slurm/pack.sh --config configs/pack/books.yaml
+# A corpus -> rows of token ids.
+#
+#   bash slurm/pack.sh --config configs/pack/books.yaml --jobs 32      on the login node: an array of jobs with one core each
+#   sbatch -c 32 slurm/pack.sh --config configs/pack/books.yaml        one job on one node
+#
+# On the login node it prints the id of the job that publishes, for --dependency=afterok:ID. The corpus and the tokenizer must
+# be there when it is called. The same command goes on after whatever stopped it: parts that are done are not done again.
 cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}" || exit
 [ -f slurm/common.sh ] || cd .. # typed inside slurm/
-# shellcheck source=slurm/common.sh
-. slurm/common.sh
+if [ -n "${SLURM_JOB_ID:-}" ]; then
+    # shellcheck source=slurm/common.sh
+    . slurm/common.sh
+    jobs=()
+else
+    set -euo pipefail
+    # shellcheck source=slurm/site.env
+    . slurm/site.env
+    python=${NARAE_PYTHON:-$PWD/.venv/bin/python}
+    [ -x "$python" ] || { echo "pack.sh: there is no $python: make install" >&2; exit 1; }
+    jobs=(--jobs "${JOBS:-16}")
+fi
 
-exec "$python" pretrain/pack.py "$@"
+exec "$python" pretrain/pack.py ${jobs[@]+"${jobs[@]}"} "$@"

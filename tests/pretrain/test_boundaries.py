@@ -51,7 +51,8 @@ def test_what_the_model_is_given(rows: Mixture) -> None:
     assert given["input_ids"].tolist() == [[54, 0, 20, 21, 0, 34, 0, 1]]
     assert given["labels"].tolist() == [[54, 0, 20, 21, 0, 34, 0, -100]]
     given = tensors(rows, [4], Boundaries(attention=True, inside=True))
-    assert given["position_ids"].tolist() == [[0, 1, 0, 1, 2, 0, 1, 0]]
+    # The end of a document is where the next one begins to see
+    assert given["position_ids"].tolist() == [[0, 0, 1, 2, 0, 1, 0, 1]]
     assert given["labels"].tolist() == [[-100, 0, -100, 21, 0, -100, 0, -100]]
     assert "attention_mask" not in given
 
@@ -71,22 +72,22 @@ def test_no_document_sees_another(rows: Mixture, attention: str, training: bool)
         given = {key: value for key, value in tensors(rows, [0, 1], boundaries).items() if key != "labels"}
         before = model(**given).logits
         given["input_ids"] = given["input_ids"].clone()
-        given["input_ids"][:, 2:5] = torch.tensor([70, 71, 72])  # the document in the middle
+        given["input_ids"][:, 2:4] = torch.tensor([70, 71])  # the document in the middle
         after = model(**given).logits
         assert torch.equal(before[:, :2], after[:, :2])  # what comes before never sees it
-        assert not torch.isclose(before[:, 2:5], after[:, 2:5]).all(-1).any()
-        same = torch.equal(before[:, 5:], after[:, 5:])
+        assert not torch.isclose(before[:, 2:4], after[:, 2:4]).all(-1).any()
+        same = torch.equal(before[:, 4:], after[:, 4:])
         assert same == boundaries.attention
         if not boundaries.attention:
-            assert not torch.isclose(before[:, 5:], after[:, 5:]).all(-1).any()
+            assert not torch.isclose(before[:, 4:], after[:, 4:]).all(-1).any()
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_a_document_is_as_if_alone(rows: Mixture, attention: str) -> None:
     model = phi(attention).eval()
     given = {key: value for key, value in tensors(rows, [0], APART).items() if key != "labels"}
-    alone = model(input_ids=given["input_ids"][:, 2:5]).logits
-    torch.testing.assert_close(model(**given).logits[:, 2:5], alone)
+    alone = model(input_ids=given["input_ids"][:, 1:4]).logits  # behind an end token, as a prompt is
+    torch.testing.assert_close(model(**given).logits[:, 1:4], alone)
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -98,7 +99,7 @@ def test_no_gradient_goes_to_another_document(rows: Mixture, attention: str, apa
     given["labels"][:, :6] = -100  # only the end of the last document is predicted, from its first token
     model(**given).loss.backward()
     touched = model.model.embed_tokens.weight.grad.abs().sum(1) > 0
-    assert touched.nonzero().flatten().tolist() == ([30] if apart else [0, 20, 21, 30, 50])
+    assert touched.nonzero().flatten().tolist() == ([0, 30] if apart else [0, 20, 21, 30, 50])
 
 
 @pytest.mark.parametrize("grad", [False, True])

@@ -69,7 +69,7 @@ def test_jobs_are_cancelled_and_the_same_command_goes_on(
     again = subprocess.run(
         ["bash", "slurm/corpus.sh", "--name", "there", *ARGUMENTS], cwd=HOME, env=shell, capture_output=True, text=True
     )
-    assert again.returncode == 1 and "are at work on this corpus" in again.stderr
+    assert again.returncode == 1 and "are at work on corpus 'there'" in again.stderr
     call(shell, "bash", "-c", "scancel $(squeue -h -o %A | sort -u)")
     time.sleep(2)
     before = done(artifacts)

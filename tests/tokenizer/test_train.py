@@ -64,6 +64,7 @@ def test_vocabulary(made: Tokenizer) -> None:
         ("llama3", ["나래는", " ", " ", "202", "4", "년에", " It", "'s", "\n", "끝", "."]),
         ("qwen2", ["나래는", " ", " ", "2", "0", "2", "4", "년에", " It", "'s", "\n", "끝", "."]),
         ("o200k", ["나래는", " ", " ", "202", "4", "년에", " It's", "\n", "끝", "."]),
+        ("particles", ["나래", "는", " ", " ", "202", "4", "년", "에", " It", "'s", "\n", "끝", "."]),
     ],
 )
 def test_where_patterns_split(pattern: str, pieces: list[str]) -> None:
@@ -223,7 +224,7 @@ def test_unknown_pattern_and_engine() -> None:
     helpers.corpus()
     with pytest.raises(Mistake, match="--engine wordpiece is not one of bpe, sentencepiece"):
         call(train.main, *SMALL, "--engine", "wordpiece")
-    with pytest.raises(Mistake, match="--pattern gpt5 is not one of gpt2, llama3, qwen2, o200k"):
+    with pytest.raises(Mistake, match="--pattern gpt5 is not one of gpt2, llama3, qwen2, o200k, particles"):
         call(train.main, *SMALL, "--pattern", "gpt5")
 
 
