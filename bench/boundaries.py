@@ -23,13 +23,14 @@ from narae.documents import Document, ShardWriter
 from narae.log import say
 
 ENTRIES, PER_SOURCE, HELD_OUT = 8192, 300_000, 25_000
+APART, TOGETHER = ("--document_attention", "true"), ("--document_attention", "false")
 WAYS = {
-    "stream": ("stream",),
-    "stream, attention within documents": ("stream", "--document_attention", "true"),
-    "stream, loss within documents": ("stream", "--document_loss", "inside"),
-    "stream, both within documents": ("stream", "--document_attention", "true", "--document_loss", "inside"),
-    "best fit": ("best_fit",),
-    "best fit, attention within documents": ("best_fit", "--document_attention", "true"),
+    "stream": ("stream", *TOGETHER),
+    "stream, attention within documents": ("stream", *APART),
+    "stream, loss within documents": ("stream", *TOGETHER, "--document_loss", "inside"),
+    "stream, both within documents": ("stream", *APART, "--document_loss", "inside"),
+    "best fit": ("best_fit", *TOGETHER),
+    "best fit, attention within documents": ("best_fit", *APART),
 }
 
 

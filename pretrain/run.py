@@ -38,7 +38,7 @@ class Config:
     size: str = option("tiny", "the model's shape, from the table in narae/model.py")
     model_config: str | None = option(None, "config.json of another causal LM to start from random weights")
     batch_rows: int = option(64, "rows in one step, over all ranks and accumulation")
-    document_attention: bool = option(False, "no token sees another document, and positions begin again in each")
+    document_attention: bool = option(True, "no token sees another document, and positions begin again in each")
     document_loss: str = option("all", "inside leaves out a document's first token after the end of another; or all")
 
 
@@ -126,7 +126,7 @@ def train(config: Config, args: Any, rows: Mixture, held_out: Mixture, identity:
     folder = RunFolder(config.name, identity | {"parents": lineage}, config.overwrite)
     model = new_model(shape, args.seed)
     if config.document_attention and "position_ids" not in inspect.signature(type(model).forward).parameters:
-        raise Mistake(f"--document_attention: a {shape.model_type} model takes no positions; leave the option out")
+        raise Mistake(f"a {shape.model_type} model takes no positions to keep documents apart: --document_attention false")
     use_loss_head(model)
     args.eval_strategy = args.eval_strategy if len(held_out) else "no"
     # Padding is not predicted, nor is the first token of a row

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import helpers
-import numpy as np
 import pytest
 import torch
 from helpers import HOME
@@ -84,14 +83,16 @@ def test_final_is_a_plain_hugging_face_folder(world: Path) -> None:
 
 
 def test_the_first_loss_is_the_stock_models(world: Path) -> None:
-    packed = open_artifact("packed", "sample")
-    rows = PackedRows(packed)
-    numbers = batch(Mixing((len(rows),), (1,), 42), 0, 4)
-    ids = torch.tensor([rows[int(number)].tolist() for number in numbers])
-    labels = torch.tensor([rows.labels(int(number)).tolist() for number in numbers])
-    model = new_model(from_values(read_json(world / "phi.json"), packed.counts["entries"], 32), seed=42)
-    halves = [model(input_ids=ids[n : n + 2], labels=labels[n : n + 2]).loss.item() for n in (0, 2)]
-    assert losses("straight")[1] == pytest.approx(sum(halves) / 2, abs=2e-5)
+    rows = Mixture([PackedRows(open_artifact("packed", "sample"))], seed=42)
+    numbers = batch(rows.mixing, 0, 4).tolist()
+    given = [tensors(rows, numbers[n : n + 2], Boundaries(attention=True)) for n in (0, 2)]
+    assert losses("straight")[1] == pytest.approx(sum(stock(world)(**one).loss.item() for one in given) / 2, abs=2e-5)
+    finish(command(world, "together", "--document_attention", "false", "--max_steps", "1", "--warmup_steps", "1"))
+    ids = torch.tensor([rows[number].tolist() for number in numbers])
+    labels = torch.tensor([rows.labels(number).tolist() for number in numbers])
+    halves = [stock(world)(input_ids=ids[n : n + 2], labels=labels[n : n + 2]).loss.item() for n in (0, 2)]
+    assert losses("together")[1] == pytest.approx(sum(halves) / 2, abs=2e-5)
+    assert losses("together")[1] != pytest.approx(losses("straight")[1], abs=1e-4)
 
 
 def test_it_learns_and_is_judged(world: Path) -> None:
@@ -190,8 +191,8 @@ def test_a_mixture_resumed_reads_the_same_rows(world: Path) -> None:
     assert all(line in said for line in read)
 
     rows = Mixture(sets, ["7", "3"], seed=42)
-    ids = torch.tensor(np.stack([rows[row] for row in batch(rows.mixing, 0, 4).tolist()]))
-    assert losses("mixed")[1] == pytest.approx(stock(world)(input_ids=ids, labels=ids).loss.item(), abs=2e-5)
+    given = tensors(rows, batch(rows.mixing, 0, 4).tolist(), Boundaries(attention=True))
+    assert losses("mixed")[1] == pytest.approx(stock(world)(**given).loss.item(), abs=2e-5)
     judged = read_metrics(run_folder("mixed") / "metrics.jsonl")[-2]
     tokens, size = (sum(one.artifact.counts["val"][key] for one in sets) for key in ("tokens", "bytes"))
     assert judged["bits_per_byte"] == pytest.approx(judged["loss"] / 0.693147 * tokens / size, rel=1e-4)
@@ -227,7 +228,7 @@ def test_documents_apart(world: Path) -> None:
             targets = int((one["labels"][:, 1:] >= 0).sum())
             total, count = total + model(**one).loss.item() * targets, count + targets
         assert open_artifact("model", "apart").counts[key] == pytest.approx(total / count, abs=1e-5)
-    refused = finish(command(world, "apart", *words[1:]), code=1)
+    refused = finish(command(world, "apart", *words[1:], "--document_attention", "false"), code=1)
     assert "document_attention = True instead of False" in refused
 
 
