@@ -126,7 +126,9 @@ def train(config: Config, args: Any, rows: Mixture, held_out: Mixture, identity:
     folder = RunFolder(config.name, identity | {"parents": lineage}, config.overwrite)
     model = new_model(shape, args.seed)
     if config.document_attention and "position_ids" not in inspect.signature(type(model).forward).parameters:
-        raise Mistake(f"a {shape.model_type} model takes no positions to keep documents apart: --document_attention false")
+        raise Mistake(
+            f"a {shape.model_type} model takes no positions to keep documents apart: --document_attention false"
+        )
     use_loss_head(model)
     args.eval_strategy = args.eval_strategy if len(held_out) else "no"
     # Padding is not predicted, nor is the first token of a row
