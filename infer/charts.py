@@ -1,24 +1,11 @@
 """Numbers, tables and charts as HTML. Labels are text beside the drawing, so that they keep their size on a phone."""
 
-import html
 import math
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-THIN = "\u202f"  # narrow no-break space: between groups of digits, and before a unit
-NOTHING = "–"
-# Python reads these from JSON; a browser draws boxes, or is led astray, by them.
-CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufeff]")
-
-
-def text(value: Any, limit: int = 0) -> str:
-    """Anything, safe inside an element or an attribute; cut after `limit` characters."""
-    words = str(value)
-    if limit and len(words) > limit:
-        words = words[: limit - 1] + "…"
-    return html.escape(CONTROLS.sub("\ufffd", words))
+from narae.markup import NOTHING, THIN, text
 
 
 def korean(value: Any, limit: int = 400) -> str:
@@ -67,23 +54,6 @@ def bar(start: float, share: float, style: str = "") -> str:
     return (
         f'<svg class="bar {style}" aria-hidden="true"><rect class="track" width="100%" height="100%"/>'
         f'<rect x="{100 * left:.2f}%" width="{100 * width:.2f}%" height="100%"/></svg>'
-    )
-
-
-def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], columns: str, style: str = "") -> str:
-    """`columns` has one letter for each: l text, r number, b bar, k key (the row's heading), w wide text, m mark."""
-    heads = "".join(f'<th scope="col" class="{kind}">{word}</th>' for word, kind in zip(head, columns, strict=True))
-    body = ""
-    for row in rows:
-        cells = ""
-        for cell, kind in zip(row, columns, strict=True):
-            tag, scope = ("th", ' scope="row"') if kind == "k" else ("td", "")
-            cells += f'<{tag}{scope} class="{kind}">{cell}</{tag}>'
-        body += f"<tr>{cells}</tr>\n"
-    # A focusable region, so that the keyboard can scroll what is wider than the screen.
-    return (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{caption}"><table class="{style}">'
-        f"<caption>{caption}</caption><thead><tr>{heads}</tr></thead><tbody>\n{body}</tbody></table></div>\n"
     )
 
 

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
-from infer.charts import NOTHING, size, text
+from infer.charts import size
 from infer.sections import body, headline
 from infer.story import Story, gather
 from narae.artifact import root
 from narae.log import Mistake, say
+from narae.markup import NOTHING, text
 
 WEB = Path(__file__).with_name("web")
 RELOAD = 15  # seconds

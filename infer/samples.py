@@ -6,11 +6,12 @@ import math
 import zlib
 from typing import Any
 
-from infer.charts import NOTHING, bar, korean, missing, percent, table, text, whole
+from infer.charts import bar, korean, missing, percent, whole
 from infer.curves import number
 from infer.story import Story, mapping
 from narae.artifact import KINDS, Artifact
 from narae.log import Mistake
+from narae.markup import NOTHING, table, text
 
 SETS = {"wording": "New wordings", "unasked": "Facts never asked"}
 SET_NOTES = {"wording": "known facts, wordings never trained on", "unasked": "told in the corpus, never a question"}

@@ -3,25 +3,12 @@
 from typing import Any
 
 from infer import samples
-from infer.charts import (
-    NOTHING,
-    THIN,
-    Series,
-    bar,
-    decimal,
-    line_chart,
-    missing,
-    percent,
-    short,
-    size,
-    table,
-    text,
-    whole,
-)
+from infer.charts import Series, bar, decimal, line_chart, missing, percent, short, size, whole
 from infer.curves import Run, number
 from infer.story import Story, is_current, mapping, of
 from narae.artifact import KINDS
 from narae.log import duration
+from narae.markup import NOTHING, THIN, table, text
 
 
 def headline(story: Story) -> list[tuple[str, str, str]]:

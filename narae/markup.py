@@ -111,8 +111,8 @@ def bar(stretches: Iterable[tuple[float, float, str]], total: float) -> str:
     return f'<svg class="bar" aria-hidden="true"><rect class="track" width="100%" height="100%"/>{drawn}</svg>'
 
 
-def table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[str]], columns: str, style: str) -> str:
-    """`columns` has one letter for each: r number, b bar, k key (the row's heading), w wide text."""
+def table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[str]], columns: str, style: str = "") -> str:
+    """`columns` has one letter for each: l text, r number, b bar, k key (the row's heading), w wide text, m mark."""
     head = "".join(f'<th scope="col" class="{kind}">{word}</th>' for word, kind in zip(heads, columns, strict=True))
     body = ""
     for row in rows:
