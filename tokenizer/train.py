@@ -38,9 +38,8 @@ VISIBLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 HIDDEN = [byte for byte in range(256) if byte not in VISIBLE]
 BYTES = [chr(byte if byte in VISIBLE else 256 + HIDDEN.index(byte)) for byte in range(256)]
 
-# What BPE never merges across. Only splits that llama.cpp knows by name: it can export no other. cl100k's cuts text
-# exactly as llama3's. Bytes per token on held-out Korean, all trained alike (8,192 entries, 20 MB):
-# gpt2 4.244, llama3 4.309, qwen2 4.286, o200k 4.309. llama3's is the one that most programs know.
+# What BPE never merges across. gigatoken and llama.cpp know these four by name; cl100k's cuts text exactly as llama3's.
+# docs/decisions.md has what each is worth.
 ENGLISH, SPACES = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)", r"\s*[\r\n]+|\s+(?!\S)|\s+"
 UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 PATTERNS = {
