@@ -9,7 +9,7 @@ RUN := .venv/bin/python
 help:
 	@echo "make demo         installs, writes the sample corpus and runs every stage on it: about ten minutes"
 	@echo "make run DATA=…   your own text (archives, text, tables) through the same stages; says disk, memory and time first"
-	@echo "                    SIZE=tiny|125m|350m|1.3b (125m)   NAME=… (after DATA)   VOCAB=… (by the text)"
+	@echo "                    SIZE=tiny|14m|125m|350m|1.3b (125m)   NAME=… (after DATA)   VOCAB=… (by the text)"
 	@echo "                    CHAT=chat.jsonl: fine-tuning on it   DRY_RUN=1: the estimate alone"
 	@echo "make install      .venv and the packages; PYTHON=python3.12 chooses, an active environment's torch is kept"
 	@echo "make test         the test suite"

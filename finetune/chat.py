@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, s
 
 from finetune.examples import ByLength, Row, check_template, collate
 from narae.checkpoint import CheckpointTrainer
+from narae.follow import Follow
 from narae.log import Mistake, say
-from narae.training import Follow
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -53,7 +53,8 @@ def main() -> None:
     if current("model", config.name, identity, parents, inputs, config.overwrite):
         return
 
-    from narae.training import RunFolder, quiet
+    from narae.follow import RunFolder
+    from narae.training import quiet
 
     config, args = arguments()
     quiet()
@@ -107,7 +108,7 @@ def train(
     from finetune.chat import AnswerTrainer, count, load_model, with_adapters
     from finetune.examples import encode, read_messages
     from narae.checkpoint import last_good
-    from narae.training import STOPPED, Follow
+    from narae.follow import Follow
 
     began = time.monotonic()
     model = load_model(base, args.seed)
@@ -139,10 +140,9 @@ def train(
     began = time.monotonic()
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     step = trainer.state.global_step
-    follow.close()
     if step < trainer.state.max_steps:
-        say(f"stopped by a signal after step {step}; the same command goes on from there")
-        sys.exit(STOPPED)
+        follow.stopped(step)
+    follow.close()
     folder.metrics.write("end", step=step, seconds=round(time.monotonic() - began, 1))
     staged = save(config, trainer, tokenizer, folder.path)
     counts = {"parameters": parameters, "trained_parameters": trained, "steps": step}

@@ -39,7 +39,7 @@ KINDS = {
     "model": ("runs/{}/final", "deepspeed pretrain/run.py --deepspeed configs/ds/zero2.json"),
     "answers": ("answers/{}", "python infer/generate.py --file questions.jsonl"),
 }
-VERSIONS = dict.fromkeys(KINDS, 1) | {"packed": 2}  # of each kind's format
+VERSIONS = dict.fromkeys(KINDS, 1) | {"packed": 3}  # of each kind's format
 
 
 def root() -> Path:
@@ -93,8 +93,12 @@ def find(kind: str, name: str) -> Artifact | None:
 def maker(kind: str, name: str, found: Artifact | None = None) -> str:
     """The command that makes an artifact; a model that learned to answer came from another one than the first model."""
     command = KINDS[kind][1]
-    if kind == "model" and found is not None and str(found.manifest.get("command")).startswith("finetune/sft.py"):
+    made = str(found.manifest.get("command")) if found is not None else ""
+    if kind == "model" and made.startswith("finetune/sft.py"):
         return "python finetune/sft.py" + ("" if name == "sample-chat" else f" --name {name}")
+    if found is not None and made.startswith("pretrain/publish.py"):
+        words = " ".join(f"--{key} {found.manifest['config'][key]}" for key in ("run", "checkpoint", "dtype"))
+        return f"python pretrain/publish.py {words} --name {name}"
     return command + ("" if name == "sample" else f" --name {name}")
 
 

@@ -53,7 +53,7 @@ def main() -> None:
     chains.add_parser("demo", help="the sample world, from nothing to a model that answers")
     own = chains.add_parser("run", help="your own text through the same stages", allow_abbrev=False)
     own.add_argument("--data", required=True, help="a folder or file: AIHub archives, txt, jsonl")
-    own.add_argument("--size", default="125m", help="tiny, 125m, 350m or 1.3b")
+    own.add_argument("--size", default="125m", help="tiny, 14m, 125m, 350m or 1.3b")
     own.add_argument("--name", default="", help="what the artifacts are called (default: after the data)")
     own.add_argument("--chat", default="", help="jsonl with questions and answers, to fine-tune on")
     own.add_argument("--vocab_size", type=int, default=0, help="entries of the tokenizer (default: by the text's size)")

@@ -6,6 +6,7 @@ renames the folder to `checkpoint-N`. A run continues from the newest checkpoint
 
 import json
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ class CheckpointTrainer(Trainer):
 
     def __init__(self, **words: Any):
         super().__init__(**words)
-        for chatty in (PrinterCallback, ProgressCallback):  # narae/training.py's Follow speaks for the run
+        for chatty in (PrinterCallback, ProgressCallback):  # narae/follow.py's Follow speaks for the run
             self.remove_callback(chatty)
 
     def _get_output_dir(self, trial: Any) -> str:
@@ -37,18 +38,27 @@ class CheckpointTrainer(Trainer):
         if rank() == 0:
             shutil.rmtree(self._staging, ignore_errors=True)
         barrier()
-        if self.state.best_global_step:
-            self.state.best_model_checkpoint = str(run / f"checkpoint-{self.state.best_global_step}")
         try:
             super()._save_checkpoint(model, trial)
+            self.leave(self._staging / final.name)
             barrier()  # every rank's random states are written
             if rank() == 0:
                 publish(self._staging / final.name, final)
                 self._staging.rmdir()
-                rotate(run, keep, best=self.state.best_model_checkpoint)
+                rotate(run, keep, {f"checkpoint-{step}" for step in (self.state.best_global_step, *self.spared())})
             barrier()
         finally:
             self._staging, self.args.save_total_limit = None, keep
+            # super() means the staging; and where a path stands here, its end removes all but the best
+            best = self.args.load_best_model_at_end and self.state.best_global_step
+            self.state.best_model_checkpoint = str(run / f"checkpoint-{best}") if best else None
+
+    def leave(self, checkpoint: Path) -> None:
+        """All ranks: what a kind of training adds to its checkpoints."""
+
+    def spared(self) -> set[int]:
+        """Steps whose checkpoints are kept however many there are, besides the best."""
+        return set()
 
 
 def barrier() -> None:
@@ -77,9 +87,9 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted(found, key=lambda path: -int(path.name.removeprefix("checkpoint-")))
 
 
-def rotate(run: Path, keep: int | None, best: str | None) -> None:
+def rotate(run: Path, keep: int | None, spared: Collection[str] = ()) -> None:
     for old in checkpoints(run)[keep or None :] if keep else []:
-        if str(old) != best:
+        if old.name not in spared:
             shutil.rmtree(old)
 
 

@@ -38,7 +38,7 @@ class Encoder:
         vocabulary = self.exact.get_vocab()
         self.entries = max(vocabulary.values()) + 1
         self.eos, self.pad = vocabulary["<|endoftext|>"], vocabulary["<|pad|>"]
-        self.entry_bytes = _entry_bytes(vocabulary, described, self.entries)
+        self.entry_bytes, self.front_bytes = token_bytes(self.exact, described)
         self.reason = _own_words(described)  # why gigatoken does not encode
         self.engine = "tokenizers"
         # Special tokens are not handed on: gigatoken would find them in the text.
@@ -51,9 +51,6 @@ class Encoder:
                 self.engine = "gigatoken"
             except (ImportError, ValueError, RuntimeError, OSError) as error:
                 self.reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        front, _ = self._exactly(["a"])
-        # What is put in front of every text, a blank of SentencePiece's: bytes that no document has.
-        self.front_bytes = int(self.entry_bytes[front].sum()) - 1
 
     def tell(self) -> None:
         if self.reason:
@@ -96,6 +93,12 @@ class Encoder:
         """Of so many texts that have these ids, in NFC."""
         return int(self.entry_bytes.take(ids, mode="clip").sum(dtype=np.int64)) - self.front_bytes * texts
 
+    def sizes(self, ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """The same of each text, by the number of its ids."""
+        ends = np.cumsum(np.append(0, lengths))
+        before = np.cumsum(np.append(0, self.entry_bytes.take(ids, mode="clip")), dtype=np.int64)
+        return np.diff(before[ends]) - self.front_bytes
+
     def _load(self) -> None:
         from gigatoken.gigatoken_rs import load_hf_json
 
@@ -115,6 +118,17 @@ class Encoder:
 def _own_words(described: dict[str, Any]) -> str:
     added = [token["content"] for token in described.get("added_tokens", []) if not token["special"]]
     return f"entries that are looked for in the text before all else, as {added[0]!r}" if added else ""
+
+
+def token_bytes(tokenizer: Any, described: dict[str, Any]) -> tuple[np.ndarray, int]:
+    """The bytes of text that each id stands for; and of what is put in front of every text, SentencePiece's blank.
+
+    No document has those. `described` is what tokenizer.json says.
+    """
+    vocabulary = tokenizer.get_vocab()
+    sizes = _entry_bytes(vocabulary, described, max(vocabulary.values()) + 1)
+    front = tokenizer.encode("a", add_special_tokens=False).ids
+    return sizes, int(sizes[front].sum()) - 1
 
 
 def _entry_bytes(vocabulary: dict[str, int], described: dict[str, Any], entries: int) -> np.ndarray:

@@ -1,13 +1,12 @@
 """What `make run` will do with a person's text, and what that asks of the disk, the memory and the clock.
 
-Figures are estimates from the size of the text, from the model's parameters and from a matrix product timed here.
+Figures are estimates from the size of the text, from narae/footprint.py and from a matrix product timed here.
 """
 
 import math
 import re
 import shlex
 import shutil
-import time
 import unicodedata
 import zipfile
 from collections.abc import Iterator
@@ -20,15 +19,16 @@ import yaml
 from narae.artifact import root
 from narae.chain import Stage, launcher_options
 from narae.config import HOME
+from narae.devices import hardware
+from narae.footprint import SHARE, Way, checkpoint_bytes, final_bytes, footprint, shape_of
 from narae.log import Mistake, duration
-from narae.model import SIZES, Size, parameters
+from narae.model import SIZES, new_config, parameters
 
 LENGTH = 512
 BYTES_PER_TOKEN = 4.5  # Korean, 32,768 entries
 # Entries that a text of so many bytes can fill; more would hardly be seen in training.
 VOCABULARIES = ((5e6, 4096), (50e6, 8192), (500e6, 16_384), (math.inf, 32_768))
 PACKED_ARCHIVE = {".gz": 3.5, ".bz2": 4.5, ".xz": 4.5, ".zst": 3.5}  # text bytes per byte of file
-STATE_BYTES = 14  # of a checkpoint per parameter: bf16 weights, fp32 copy, two moments
 PREPARE_BYTES_PER_S = 2e6  # collecting, tokenizing and packing together, two cores
 
 
@@ -59,7 +59,7 @@ def plan(data: str, size: str, name: str, chat: str, entries: int, overwrite: bo
     # 20 tokens per parameter is what a model of this size can use; a text repeats up to four times at little loss
     epochs = max(1, min(4, round(20 * count / tokens)))
     rows = tokens * epochs / LENGTH
-    batch_rows = int(preset.values.get("batch_rows", 64))
+    batch_rows = int(preset.values.get("batch_rows") or SIZES[size].batch_rows)
     while batch_rows > 8 and rows / batch_rows < 1000:
         batch_rows //= 2
     again = ["--overwrite"] if overwrite else []
@@ -117,7 +117,7 @@ def plan(data: str, size: str, name: str, chat: str, entries: int, overwrite: bo
         Stage("generate", "writes a few lines", ["infer/generate.py", "--model", model, "--prompt", "오늘은"]),
         Stage("report", "draws the page", ["infer/report.py", "--run", model]),
     ]
-    lines = estimate(source, text_bytes, tokens * epochs, epochs, SIZES[size], size, count, vocabulary, preset, chat)
+    lines = estimate(source, text_bytes, tokens * epochs, epochs, size, vocabulary, batch_rows, preset, chat)
     return Project(stages, [*lines, *(f"  {stage.typed}" for stage in stages)])
 
 
@@ -169,33 +169,34 @@ def estimate(
     text_bytes: float,
     tokens: float,
     epochs: int,
-    shape: Size,
     size: str,
-    count: int,
     vocabulary: int,
+    batch_rows: int,
     preset: Preset,
     chat: str,
 ) -> list[str]:
-    device, devices, rate, free_memory = hardware()
-    # Two bytes a token, twice while the pieces are joined
-    disk = text_bytes * 0.35 + text_bytes / BYTES_PER_TOKEN * 4 + count * (3 * STATE_BYTES + 4) * (2 if chat else 1)
+    here = hardware()
+    shape = shape_of(new_config(size, vocabulary, LENGTH), LENGTH)
+    # As the preset trains: by ZeRO-2 where there is DeepSpeed
+    stage, ranks = (2 if launcher_options() else None), here.devices
+    micro = min(int(preset.values.get("per_device_train_batch_size", 8)), max(1, batch_rows // ranks))
+    pieces = max(1, batch_rows // ranks // micro)
+    memory = footprint(shape, Way(stage, ranks, micro, pieces, device=here.kind)).total
+    # Two bytes a token, twice while the pieces are joined; two checkpoints, a third while it is written, and the model
+    models = 3 * checkpoint_bytes(shape, stage) + 2 * final_bytes(shape, stage)
+    disk = text_bytes * 0.35 + text_bytes / BYTES_PER_TOKEN * 4 + models * (2 if chat else 1)
     room = shutil.disk_usage(next(folder for folder in [root(), *root().parents] if folder.exists())).free
-    micro = min(int(preset.values.get("per_device_train_batch_size", 8)), int(preset.values.get("batch_rows", 64)))
-    # 34 bytes per token, layer and unit of width for what the backward pass reads, and a slice of the logits
-    memory = count * 16 + micro * LENGTH * (shape.layers * shape.width * 34 + vocabulary * 6) + 1.0e9
-    flops = 6 * (count - vocabulary * shape.width) + 12 * shape.layers * shape.width * LENGTH
-    half = 0.4  # of the rate of a bare matrix product is what training reaches
-    training = flops * tokens / (rate * devices * half)
+    training = shape.flops_per_token * tokens / (here.rate * ranks * SHARE)
     whole = training + text_bytes / PREPARE_BYTES_PER_S
     return [
         f"{source}: about {gigabytes(text_bytes)} of text, {tokens / epochs / 1e6:,.1f}M tokens, read {epochs} times; "
-        f"{size} with {vocabulary:,} entries has {count / 1e6:,.1f}M parameters",
+        f"{size} with {vocabulary:,} entries has {shape.parameters / 1e6:,.1f}M parameters",
         f"disk: about {gigabytes(disk)} below {shlex.quote(str(root()))}{lack(disk, room)}",
-        f"memory: about {gigabytes(memory)} {'on each GPU' if device == 'cuda' else ''}".rstrip()
-        + lack(memory, free_memory),
-        f"time: about {duration(whole)} on {devices} × {'GPU' if device == 'cuda' else 'CPU'} of {rate / 1e9:,.0f} "
-        f"GFLOP/s, {duration(training)} of it training"
-        + ("; `--size tiny` is the one for a CPU" if device == "cpu" and size != "tiny" else ""),
+        f"memory: about {gigabytes(memory)} {'on each GPU' if here.kind == 'cuda' else ''}".rstrip()
+        + lack(memory, here.free),
+        f"time: about {duration(whole)} on {ranks} × {'GPU' if here.kind == 'cuda' else 'CPU'} of "
+        f"{here.rate / 1e9:,.0f} GFLOP/s, {duration(training)} of it training"
+        + ("; `--size tiny` is the one for a CPU" if here.kind == "cpu" and size != "tiny" else ""),
     ]
 
 
@@ -205,24 +206,3 @@ def gigabytes(amount: float) -> str:
 
 def lack(needed: float, there: float) -> str:
     return f", {gigabytes(there)} free" + (": NOT ENOUGH" if needed > there else "")
-
-
-def hardware() -> tuple[str, int, float, float]:
-    """Device, how many, floating point operations per second of a matrix product, and free memory."""
-    import psutil
-    import torch
-
-    if torch.cuda.is_available():
-        device, devices, edge = "cuda", torch.cuda.device_count(), 4096
-        free = float(torch.cuda.mem_get_info()[0])
-        dtype = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    else:
-        device, devices, edge, dtype, free = "cpu", 1, 1024, torch.float32, float(psutil.virtual_memory().available)
-    left, right = (torch.randn(edge, edge, device=device, dtype=dtype) for _ in range(2))
-    best = math.inf
-    for _ in range(20):  # the first ones warm up
-        began = time.perf_counter()
-        product = left @ right
-        float(product[0, 0])  # waits for the device
-        best = min(best, time.perf_counter() - began)
-    return device, devices, 2 * edge**3 / best, free

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import sys
 import time
@@ -113,10 +114,27 @@ class Metrics:
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """What a run wrote so far. A last line that was cut off by a kill is left out."""
-    if not path.exists():
-        return []
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            records.append(json.loads(line))
-    return records
+    return list(stream_metrics(path))
+
+
+def stream_metrics(path: Path) -> Iterator[dict[str, Any]]:
+    """The same, one after the other, whatever else the file holds."""
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            # After a line that was cut off the next attempt's first record stands in the same line
+            for begin in dict.fromkeys((0, max(line.rfind('{"kind"'), 0))):
+                with contextlib.suppress(ValueError, RecursionError):
+                    record = json.loads(line[begin:])
+                    if isinstance(record, dict):
+                        yield record
+                    break
+
+
+def number(value: Any) -> float | None:
+    """A finite number, or None for whatever else a file may hold."""
+    try:
+        return float(value) if type(value) in (int, float) and math.isfinite(value) else None
+    except OverflowError:  # a whole number of more than 308 digits
+        return None

@@ -5,6 +5,7 @@ rows = Mixture([PackedRows(packed) for packed, _ in sets], [weight for _, weight
 rows.mixing(np.arange(8))               # the first eight rows that training reads
 """
 
+import functools
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -55,11 +56,13 @@ def _tokenizer(packed: Artifact) -> dict[str, str]:
 class Mixture:
     """The rows of several sets by one number, and the row at each position of training. One set is itself."""
 
-    def __init__(self, sets: Sequence[PackedRows], weights: Iterable[str] = (), seed: int = 0):
+    def __init__(
+        self, sets: Sequence[PackedRows], weights: Iterable[str] = (), seed: int = 0, mixing: Mixing | None = None
+    ):
         check([rows.artifact for rows in sets])
         self.sets = list(sets)
         lengths = tuple(len(rows) for rows in sets)
-        self.mixing = Mixing(lengths, whole_weights(list(weights) or ["1"] * len(lengths)), seed)
+        self.mixing = mixing or Mixing(lengths, whole_weights(list(weights) or ["1"] * len(lengths)), seed)
         self.sequence_length = sets[0].sequence_length
         self.counts = {key: sum(rows.counts[key] for rows in sets) for key in ("rows", "tokens", "bytes")}
 
@@ -81,6 +84,20 @@ class Mixture:
     def documents(self, row: int) -> np.ndarray:
         rows, number = self.locate(row)
         return rows.documents(number)
+
+    def begins(self, row: int) -> np.ndarray:
+        rows, number = self.locate(row)
+        return rows.begins(number)
+
+    def sources(self, row: int) -> np.ndarray:
+        """As places in `source_names`: a name that two sets have is one source."""
+        rows, number = self.locate(row)
+        places = np.array([self.source_names.index(name) for name in rows.source_names] + [-1])
+        return places[rows.sources(number)]
+
+    @functools.cached_property
+    def source_names(self) -> list[str]:
+        return sorted({name for rows in self.sets for name in rows.source_names})
 
     def locate(self, row: int) -> tuple[PackedRows, int]:
         """The set that a row lies in, and its number there."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from narae.log import Mistake
+from narae.log import Mistake, say
 
 
 @dataclass(frozen=True)
@@ -13,15 +13,34 @@ class Size:
     layers: int
     width: int
     heads: int
+    batch_rows: int  # rows of 512 tokens in one step
+    learning_rate: float
+    warmup_steps: float  # below 1: a share of all steps
 
 
-# Parameters at the vocabulary in brackets. 1.3b is phi-1.5's shape.
+# A shape, and how to train it where the config says nothing else; parameters at the vocabulary in brackets. 1.3b is
+# phi-1.5's shape. Learning rates from 125m on are those of the GPT-3 paper (table 2.1), and so are the batches, but for
+# half of one at 125m: a lab's run is shorter. The small ones are measured (docs/decisions.md).
 SIZES = {
-    "tiny": Size(layers=4, width=256, heads=4),  #          5.3M  [4,096]
-    "125m": Size(layers=12, width=768, heads=12),  #      135.4M [32,768]
-    "350m": Size(layers=24, width=1024, heads=16),  #     369.4M [32,768]
-    "1.3b": Size(layers=24, width=2048, heads=32),  #   1,342.8M [32,768]
+    #             layers width heads  batch   rate  warm-up
+    "tiny": Size(4, 256, 4, 8, 2.0e-3, 0.04),  #          5.3M  [4,096]
+    "14m": Size(12, 256, 4, 16, 2.0e-3, 0.04),  #        13.7M  [8,192]
+    "125m": Size(12, 768, 12, 512, 6.0e-4, 0.02),  #    135.4M [32,768]
+    "350m": Size(24, 1024, 16, 1024, 3.0e-4, 0.02),  #  369.4M [32,768]
+    "1.3b": Size(24, 2048, 32, 2048, 2.0e-4, 0.02),  # 1,342.8M [32,768]
 }
+
+
+def recipe(size: str, values: dict[str, Any] | None = None) -> Size:
+    """How to train a size; a model of another shape (a config.json's values) as the nearest size that is not larger."""
+    if size not in SIZES:
+        raise Mistake(f"--size {size}: the sizes are {', '.join(SIZES)}")
+    if values is None:
+        return SIZES[size]
+    layers = int(values.get("num_hidden_layers") or values.get("n_layer") or 12)
+    width = int(values.get("hidden_size") or values.get("n_embd") or 768)
+    inner = layers * width**2
+    return next((one for one in reversed(SIZES.values()) if one.layers * one.width**2 <= inner), SIZES["tiny"])
 
 
 def parameters(size: Size, vocabulary: int) -> int:
@@ -73,10 +92,56 @@ def from_values(values: dict[str, Any], vocabulary: int, sequence_length: int) -
         raise Mistake(f"--model_config: model_type {kind!r}: {str(error).splitlines()[0]}") from None
 
 
-def new_model(config: Any, seed: int) -> Any:
-    """Random weights, the same for a seed on any number of ranks."""
-    from transformers import AutoModelForCausalLM, PhiConfig, PhiForCausalLM, set_seed
+# What ends in the residual stream, as model families name it: Phi dense and fc2; Llama, Qwen, Mistral and Gemma o_proj
+# and down_proj; GPT-NeoX, Falcon and BLOOM dense_4h_to_h; OPT out_proj and fc2; Mixtral w2; GPT-2 c_proj
+TO_RESIDUAL = {"dense", "fc2", "o_proj", "down_proj", "dense_4h_to_h", "out_proj", "w2", "c_proj"}
 
+
+def new_model(config: Any, seed: int, scaled: bool = True) -> Any:
+    """Random weights, the same for a seed on any number of ranks; `scaled` starts deep models as narrow as shallow."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, set_seed
+
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise Mistake(f"--model_config: transformers has no causal LM of model_type {config.model_type!r}")
     set_seed(seed)
     # from_config would initialise inside zero.Init under ZeRO-3; the class itself does not
-    return PhiForCausalLM(config) if isinstance(config, PhiConfig) else AutoModelForCausalLM.from_config(config)
+    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    model = kind(config)
+    if scaled:
+        scale_by_depth(model)
+    return model
+
+
+def scale_by_depth(model: Any) -> None:
+    """Each block adds twice to the residual stream: by 1 / sqrt(2 × layers), the sum does not grow with depth."""
+    import torch
+
+    layers, spread = model.config.num_hidden_layers, getattr(model.config, "initializer_range", 0.02)
+    found = 0
+    for name, weights in model.named_parameters():
+        path = name.removesuffix(".weight").split(".")
+        if weights.ndim < 2 or path[-1] not in TO_RESIDUAL or not any(part.isdigit() for part in path):
+            continue
+        found += 1
+        # GPT-2 does so by itself: what does not have the config's spread stays
+        if abs(float(weights.detach().float().std()) / spread - 1) < 0.2:
+            with torch.no_grad():
+                weights.mul_((2 * layers) ** -0.5)
+    if not found:
+        say(f"a {model.config.model_type} model has no projection of a known name: it starts as transformers starts it")
+
+
+def generation_defaults(tokenizer: Any) -> Any:
+    """How a pretrained model writes where nobody says otherwise."""
+    from transformers import GenerationConfig
+
+    return GenerationConfig(
+        max_new_tokens=128,
+        do_sample=True,
+        temperature=0.8,
+        top_p=0.95,
+        repetition_penalty=1.2,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )

@@ -22,12 +22,14 @@ WEIGHTS = 2_000_000_000  # the sum of whole-number weights; a product of two suc
 class Mixing:
     """How sets of rows are mixed: how many rows each has, its weight as a whole number, and the run's seed.
 
-    The sets' rows are numbered through, one set after another. With one set this is `order` and nothing else.
+    The sets' rows are numbered through, one set after another. With one set this is `order` and nothing else. A set of
+    weight 0 has no turn. `begun`: the rows that were read of each set before, in an earlier phase of the run.
     """
 
     rows: tuple[int, ...]
     weights: tuple[int, ...]
     seed: int
+    begun: tuple[int, ...] = ()
 
     def __call__(self, positions: np.ndarray) -> np.ndarray:
         """The row at each position: of a set's own draws the k-th is its k-th row in `order`."""
@@ -36,7 +38,8 @@ class Mixing:
         for number, first in enumerate(itertools.accumulate(self.rows[:-1], initial=0)):
             mine = sets == number
             if mine.any():
-                found[mine] = first + order(draws[mine], self.rows[number], self.seed + number)
+                turns = draws[mine] + (self.begun[number] if self.begun else 0)
+                found[mine] = first + order(turns, self.rows[number], self.seed + number)
         return found
 
     def split(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -61,13 +64,17 @@ class Mixing:
 
     def progress(self, position: int) -> list[tuple[int, int]]:
         """Before this position: of each set the epoch that it is in, and the rows that it has read of it."""
+        return [divmod(read, rows) for read, rows in zip(self.read(position), self.rows, strict=True)]
+
+    def read(self, position: int) -> tuple[int, ...]:
+        """Before this position: the rows that were read of each set."""
         left, total = np.array([position]), sum(self.weights)
         found = []
-        for rows, weight in zip(self.rows, self.weights, strict=True):
-            drawn = _share(left, weight, total)
-            found.append(divmod(int(drawn[0]), rows))
+        for number, weight in enumerate(self.weights):
+            drawn = _share(left, weight, total) if weight else np.zeros(1, np.int64)
+            found.append(int(drawn[0]) + (self.begun[number] if self.begun else 0))
             left, total = left - drawn, total - weight
-        return found
+        return tuple(found)
 
 
 def _share(count: np.ndarray, weight: int, total: int) -> np.ndarray:

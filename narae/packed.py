@@ -11,6 +11,8 @@ A split is rows of `sequence_length` tokens. Any row may end in padding; text is
                       from the beginning of the split, padding included, and the piece in the high 24; the last 4 hold
                       the ordinal among the documents of the corpus's split, empty ones included
     train-00000.crc   4 bytes per row: its CRC-32
+    val.src           4 bytes per document of the corpus's split, empty ones included: the number of its source, in
+                      the order of the counts' `sources`. Val alone has it, where a model is judged by source
 
 In a stream documents follow each other, whole: one may go on in the next row and in the next shard, and every entry has
 piece 0. Where documents are fitted into rows, a long one is cut into pieces, each of which fills a row but the last.
@@ -18,6 +20,7 @@ Every shard but the last has the same number of rows.
 """
 
 import bisect
+import functools
 import itertools
 import zlib
 from dataclasses import dataclass
@@ -35,6 +38,8 @@ from narae.log import Mistake
 INDEX = np.dtype([("start", "<u8"), ("ordinal", "<u4")])
 PLACE_BITS = 40  # of an entry's first 8 bytes: a trillion tokens in a split, and 16 million pieces of a document
 PLACE = (1 << PLACE_BITS) - 1
+SOURCE = np.dtype("<u4")
+UNNAMED = "other"  # the source of documents that name none
 IGNORED = -100  # the label that torch's cross entropy leaves out
 
 
@@ -150,6 +155,10 @@ class PackedWriter:
             self.write(np.full(-self.place % self.sequence_length, self.pad, self.dtype), none, none)
         self._close()
 
+    def write_sources(self, numbers: np.ndarray) -> None:
+        """Of every document of the corpus's split the number of its source; the counts name them, in order."""
+        numbers.astype(SOURCE).tofile(self.folder / f"{self.split}.src")
+
     @property
     def counts(self) -> dict[str, Any]:
         """Complete at the end of the `with` block."""
@@ -233,6 +242,40 @@ class PackedRows:
         found = ordinals[np.searchsorted(starts, places, side="right") - 1]
         found[used:] = -1
         return found
+
+    def sources(self, row: int) -> np.ndarray:
+        """Which source each token belongs to, as its place in `source_names`; -1 where the row is padding."""
+        documents = self.documents(row)
+        return np.where(documents < 0, -1, self._sources[documents])
+
+    @property
+    def source_names(self) -> list[str]:
+        if "sources" not in self.counts:
+            raise Mistake(f"{self.artifact.path}: {self.split} has no sources, only val does")
+        return list(self.counts["sources"])
+
+    @functools.cached_property
+    def _sources(self) -> np.ndarray:
+        file = self.artifact.path / f"{self.split}.src"
+        names, found = self.source_names, self._map(file, SOURCE)
+        self._agree(f"documents in {file.name}", len(found), sum(self.counts["corpus_shards"]))
+        if len(found) and int(found.max()) >= len(names):
+            raise Mistake(f"{file} names source {found.max()}, and there are {len(names)}: {self._remedy()}")
+        return found.astype(np.int64)
+
+    def begins(self, row: int) -> np.ndarray:
+        """True at the first token of a document; where one only goes on, in a new row, it is not."""
+        starts, _, offsets, _ = self._parts(row)
+        found = np.zeros(self.sequence_length, bool)
+        found[starts[offsets == 0]] = True
+        return found
+
+    def openings(self, source: str) -> np.ndarray:
+        """Where the documents of a source begin: places in the split, in order."""
+        index = np.concatenate([np.empty(0, INDEX), *self._indexes])
+        index = index[index["start"] >> np.uint64(PLACE_BITS) == 0]
+        of_source = self._sources[index["ordinal"]] == self.source_names.index(source)
+        return index["start"][of_source].astype(np.int64)
 
     def origin(self, row: int) -> list[Part]:
         """The documents of a row by their ids in the corpus, in order."""

@@ -35,11 +35,15 @@ class Watch(threading.Thread):
         self.join()
 
 
-def machine() -> str:
-    cpu = platform.processor() or platform.machine()
+def processor() -> str:
     with contextlib.suppress(OSError, IndexError):
-        cpu = Path("/proc/cpuinfo").read_text().split("model name\t: ")[1].split("\n")[0]
-    found = f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores, {cpu}"
+        return Path("/proc/cpuinfo").read_text().split("model name\t: ")[1].split("\n")[0]
+    return platform.processor() or platform.machine()
+
+
+def machine() -> str:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    found = f"{cores} cores, {processor()}"
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         words = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
         gpu = subprocess.run(words, capture_output=True, text=True, timeout=20, check=True).stdout.splitlines()

@@ -4,6 +4,7 @@ The head's product, the softmax and their gradients are computed chunk by chunk 
 logits are still in the cache; backward only scales what is there. Sums are fp32: a bf16 log-softmax is off by 1 %.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 IGNORED = -100
 CHUNK_ELEMENTS = 1 << 22  # logits at a time: 16 MB of fp32
+GPU_ELEMENTS = 1 << 25  # where nothing is trained: a product with fewer rows than some hundred is bound by the weights
 
 
 class HeadLoss(torch.autograd.Function):
@@ -59,13 +61,30 @@ class LossHead(nn.Linear):
     Being the layer itself, it finds its weights gathered under ZeRO-3.
     """
 
-    def forward(self, hidden: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, hidden: torch.Tensor, labels: torch.Tensor | None = None, apiece: bool = False
+    ) -> Any:
         if labels is None:
             return F.linear(hidden, self.weight, self.bias)
+        if apiece:
+            return judged(hidden, labels, self.weight.shape[0], lambda rows: F.linear(rows, self.weight, self.bias))
         if not torch.is_grad_enabled():
-            logits = F.linear(hidden, self.weight, self.bias).float()
-            return F.cross_entropy(logits, labels, ignore_index=IGNORED)
+            losses, _ = self.forward(hidden, labels, apiece=True)
+            return losses.sum() / (labels != IGNORED).sum()
         return HeadLoss.apply(hidden, self.weight, self.bias, labels)
+
+
+def judged(
+    rows: torch.Tensor, wanted: torch.Tensor, entries: int, head: Callable[[torch.Tensor], torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each position its loss, 0 where nothing is wanted, and the token that is expected most. No gradients."""
+    step = max(1, (CHUNK_ELEMENTS if rows.device.type == "cpu" else GPU_ELEMENTS) // entries)
+    losses, expected = [], []
+    for part, labels in zip(rows.split(step), wanted.split(step), strict=True):
+        logits = head(part)
+        losses.append(F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="none"))
+        expected.append(logits.argmax(-1).int())
+    return torch.cat(losses), torch.cat(expected)
 
 
 def use_loss_head(model: Any) -> bool:
@@ -75,11 +94,19 @@ def use_loss_head(model: Any) -> bool:
     model.lm_head.__class__ = LossHead
     stock = type(model).forward
 
-    def forward(input_ids: torch.Tensor, labels: torch.Tensor | None = None, **inputs: Any) -> Any:
+    def forward(
+        input_ids: torch.Tensor, labels: torch.Tensor | None = None, apiece: bool = False, **inputs: Any
+    ) -> Any:
+        """With `apiece` no mean comes out, but the loss of each position, and in place of logits what it expects."""
         if labels is None or inputs.get("logits_to_keep"):
             return stock(model, input_ids=input_ids, labels=labels, **inputs)
         inputs = {key: value for key, value in inputs.items() if key != "num_items_in_batch"} | {"use_cache": False}
         hidden = model.model(input_ids=input_ids, **inputs).last_hidden_state
+        if apiece:
+            shifted = F.pad(labels[:, 1:], (0, 1), value=IGNORED)
+            found = model.lm_head(hidden.flatten(0, 1), shifted.flatten(), apiece=True)
+            losses, expected = (part.view_as(labels) for part in found)
+            return CausalLMOutputWithPast(loss=losses, logits=expected)
         hidden = hidden[:, :-1].reshape(-1, hidden.shape[-1])
         return CausalLMOutputWithPast(loss=model.lm_head(hidden, labels[:, 1:].reshape(-1)))
 

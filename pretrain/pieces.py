@@ -1,6 +1,7 @@
 """Packing, cut into tasks: each turns a part of the corpus into a piece of rows, in one round of its documents.
 
-    pieces/00012/     ids, index (where documents begin, which, and at which of their whole rows), counts.json
+    pieces/00012/     ids, index (where documents begin, which, and at which of their whole rows), counts.json;
+                      of val also sources: each document's, as a place in counts.json's `sources`
 
 Then the pieces are joined in order. What a task does depends on the plan alone, so that one worker and eight give the
 same bytes, and so does a run that was killed and went on.
@@ -20,12 +21,13 @@ from narae.artifact import Artifact, Draft
 from narae.documents import FIELDS, Part, copies, damaged, read_tables, shards
 from narae.encoder import Encoder
 from narae.log import Mistake, say
-from narae.packed import PackedWriter
+from narae.packed import SOURCE, UNNAMED, PackedWriter
 from narae.work import Stage, whole_folder
 from pretrain.bestfit import arrange
 
 INDEX = np.dtype([("start", "<i8"), ("ordinal", "<i8"), ("piece", "<i8")])
 SPLITS = "train", "val"
+AMOUNTS = "documents", "tokens", "bytes"
 
 
 class Task(NamedTuple):
@@ -113,7 +115,7 @@ def counts_of(work: Path, number: int) -> dict[str, Any]:
 
 
 def sizes_of(piece: Path) -> list[int]:
-    return [(piece / name).stat().st_size for name in ("ids", "index")]
+    return [(piece / name).stat().st_size for name in ("ids", "index", "sources") if (piece / name).exists()]
 
 
 class OtherIdsError(Exception):
@@ -123,16 +125,21 @@ class OtherIdsError(Exception):
 def encode(
     plan: Plan, task: Task, encoder: Encoder, file: Path, exactly: bool = False
 ) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
-    """The ids of a part, an end behind each document, go into the file. Counts, edges of documents, their ordinals."""
+    """The ids of a part, an end behind each document, go into the file. Counts, edges of documents, their ordinals.
+
+    The sources of val's documents go beside it: a model is judged by source.
+    """
     import pyarrow as pa
 
     pa.set_memory_pool(pa.system_memory_pool())  # arrow's own gives memory back and asks again: 2 of 100 seconds
     weights = plan.weights if task.split == "train" else {}
+    sources = Sources() if task.split == "val" else None
+    fields = FIELDS if weights else ("text", "source") if sources else ("text",)
     engine = "tokenizers" if exactly else encoder.engine
     counts = {"read": 0, "empty": 0, "bytes": 0, engine: 1}
     edges, ordinals = [np.zeros(1, np.int64)], [np.empty(0, np.int64)]
     with file.open("wb") as opened:
-        for table in read_tables(task.part, FIELDS if weights else ("text",)):
+        for table in read_tables(task.part, fields):
             texts = table.column("text").combine_chunks()
             offsets = np.frombuffer(texts.buffers()[1], np.int64)[texts.offset : texts.offset + len(texts) + 1]
             wanted, full = _turn(table, weights, task.turn), np.diff(offsets) > 0
@@ -147,6 +154,8 @@ def encode(
                 raise damaged(task.part, counts["read"], error) from None
             ids, lengths = encoder.encode(texts, exactly)
             counts["bytes"] += encoder.bytes_of(ids, lengths.size)
+            if sources:
+                sources.add(table.column("source").to_pylist(), full, lengths, encoder.sizes(ids, lengths))
             ends = np.cumsum(lengths + 1)
             whole = np.empty(ids.size + lengths.size, plan.dtype)
             inside = np.ones(whole.size, bool)
@@ -156,7 +165,33 @@ def encode(
             edges.append(ends + edges[-1][-1])
             ordinals.append(np.flatnonzero(wanted) + counts["read"])
             counts["read"] += len(table)
+    if sources:
+        counts |= sources.write(file.with_name("sources"))
     return counts, np.concatenate(edges), np.concatenate(ordinals)
+
+
+class Sources:
+    """Whose the documents of a part are, empty ones included, and what each source amounts to."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.amounts = [np.empty((0, 3), np.int64)]  # of each document: whether it has text, its tokens, its bytes
+
+    def add(self, names: list[str], full: np.ndarray, lengths: np.ndarray, sizes: np.ndarray) -> None:
+        found = np.zeros((len(names), 3), np.int64)
+        found[full] = np.stack([np.ones_like(lengths), lengths + 1, sizes], axis=1)
+        self.names += [name or UNNAMED for name in names]
+        self.amounts.append(found)
+
+    def write(self, file: Path) -> dict[str, Any]:
+        known = sorted(set(self.names))
+        places = {name: place for place, name in enumerate(known)}
+        numbers = np.fromiter((places[name] for name in self.names), SOURCE, len(self.names))
+        numbers.tofile(file)
+        sums = np.zeros((len(known), 3), np.int64)
+        np.add.at(sums, numbers, np.concatenate(self.amounts))
+        rows = zip(known, sums.tolist(), strict=True)
+        return {"sources": {name: dict(zip(AMOUNTS, amounts, strict=True)) for name, amounts in rows}}
 
 
 def _turn(table: Any, weights: dict[str, float], turn: int) -> np.ndarray:
@@ -224,7 +259,8 @@ def join(plan: Plan, split: str, folder: Path, target: Path) -> dict[str, Any]:
             if sizes_of(piece) != counts[number]["sizes"]:
                 raise Mistake(f"{piece} is cut off, as after a power failure: remove {folder}, then pack again")
             index = np.fromfile(piece / "index", INDEX)
-            total.update({key: value for key, value in counts[number].items() if key not in ("read", "sizes")})
+            kept = {key: value for key, value in counts[number].items() if key not in ("read", "sizes", "sources")}
+            total.update(kept)
             if not index.size:
                 continue
             ids = np.memmap(piece / "ids", plan.dtype, "r").view(np.ndarray)
@@ -232,8 +268,24 @@ def join(plan: Plan, split: str, folder: Path, target: Path) -> dict[str, Any]:
                 edges = np.append(index["start"], ids.size) + writer.place
                 total["cut"] += int(np.count_nonzero(edges[:-1] // plan.row != (edges[1:] - 1) // plan.row))
             writer.write(ids, index["start"], index["ordinal"] + first[task.part], index["piece"])
+    sources = join_sources(writer, folder, counts) if split == "val" else {}
     engines = {name: total.pop(name) for name in ("gigatoken", "tokenizers") if name in total}
-    return {**writer.counts, **total, "parts": engines, "corpus_shards": list(in_shards.values())}
+    return {**writer.counts, **total, "parts": engines, "corpus_shards": list(in_shards.values()), **sources}
+
+
+def join_sources(writer: PackedWriter, folder: Path, pieces: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    """The documents' sources as one file; the sources of all pieces, by name."""
+    sums: dict[str, Counter[str]] = {}
+    for counts in pieces.values():
+        for name, amounts in counts["sources"].items():
+            sums.setdefault(name, Counter()).update(amounts)
+    known = sorted(sums)
+    numbers = [np.empty(0, SOURCE)]
+    for number, counts in pieces.items():
+        places = np.array([known.index(name) for name in counts["sources"]], SOURCE)
+        numbers.append(places[np.fromfile(piece_folder(folder, number) / "sources", SOURCE)])
+    writer.write_sources(np.concatenate(numbers))
+    return {"sources": {name: {key: sums[name][key] for key in AMOUNTS} for name in known}}
 
 
 def report(draft: Draft, seconds: float = 0) -> None:

@@ -2,79 +2,60 @@
 
     deepspeed pretrain/run.py --deepspeed configs/ds/zero2.json                   # the sample's config
     deepspeed pretrain/run.py --deepspeed configs/ds/zero2.json --config configs/pretrain/books-1.3b.yaml
-    python pretrain/run.py --packed books --name first --size 125m --max_steps 1000
+    python pretrain/run.py --packed books --name first --size 125m --train_tokens 10B
     python pretrain/run.py --packed books:0.7,news:0.3 --name mixed    # 7 rows of books for 3 of news
 
-Run it again and an unfinished run goes on from its newest whole checkpoint; a finished one says where its model lies.
-Every field of transformers' TrainingArguments is an option, too.
+Run it again and an unfinished run goes on from its newest whole checkpoint; a finished one says where its model lies,
+or goes on with a larger --train_tokens. Every field of transformers' TrainingArguments is an option, too. What --size
+recommends (batch, learning rate, warm-up) holds where neither the config nor the command line says otherwise.
 """
 
 import inspect
-import math
+import json
 import os
 import shutil
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from narae import zero
 from narae.artifact import Artifact, begin, current
-from narae.config import deciding, option, parse, parse_first
+from narae.config import parse, parse_first
 from narae.log import Mistake, rank, say
-from narae.mixture import Mixture, open_sets
+from narae.mixture import Mixture
 from narae.model import read_json
-from narae.order import whole_weights
 from narae.packed import PackedRows, parent
+from pretrain.segments import Course
+from pretrain.settings import RECIPE, Config, advice, check, course_of, grows, identity_of, profiled, sets_of
 
 CONFIG = "configs/pretrain/sample.yaml"
-
-
-@dataclass
-class Config:
-    name: str = option("sample", "the run; its folder is artifacts/runs/<name>")
-    overwrite: bool = option(False, "replace a run of another config under this name")
-    packed: str = option("sample", "the packed rows to read; several as books:0.7,news:0.3, mixed by these weights")
-    size: str = option("tiny", "the model's shape, from the table in narae/model.py")
-    model_config: str | None = option(None, "config.json of another causal LM to start from random weights")
-    batch_rows: int = option(64, "rows in one step, over all ranks and accumulation")
-    document_attention: bool = option(True, "no token sees another document, and positions begin again in each")
-    document_loss: str = option("all", "inside leaves out a document's first token after the end of another; or all")
 
 
 def main() -> None:
     if {"-h", "--help"} & set(sys.argv):
         arguments()
     config, asked = parse_first(Config, config=CONFIG)
-    if config.document_loss not in ("all", "inside"):
-        raise Mistake(f"--document_loss {config.document_loss}: it is all or inside")
-    sets = open_sets(config.packed)
-    parents = [packed for packed, _ in sets]
+    check(config, asked)
     # What was asked for decides, before seconds go into importing the library that knows what was not
-    identity = {
-        "model": config.size,
-        "batch_rows": config.batch_rows,
-        "document_attention": config.document_attention,
-        "document_loss": config.document_loss,
-    }
-    if config.model_config:
-        identity["model"] = read_json(Path(config.model_config))
-    if len(sets) > 1:
-        weights = whole_weights([weight for _, weight in sets])
-        identity["mixture"] = ", ".join(f"{one.name}:{weight}" for one, weight in zip(parents, weights, strict=True))
-    identity |= deciding(asked, "per_device_train", "gradient_accumulation", "max_eval")
-    if current("model", config.name, identity, parents, overwrite=config.overwrite):
+    sets = sets_of(config)
+    course = course_of(config, asked, sets)
+    identity = identity_of(config, asked, course, sets)
+    grown = grows(config, identity)
+    if not grown and current("model", config.name, identity, sets, overwrite=config.overwrite):
         return
-    config, args = arguments()
-    rows = Mixture([PackedRows(packed, "train") for packed in parents], [weight for _, weight in sets], args.seed)
-    held_out = Mixture([PackedRows(packed, "val") for packed in parents])
-    share_batch(config, args, rows)
-    metrics = train(config, args, rows, held_out, identity)
+    config, args = arguments(asked)
+    rows = Mixture([PackedRows(packed, "train") for packed in sets], mixing=course.segments[0].mixing)
+    held_out = Mixture([PackedRows(packed, "val") for packed in sets])
+    share_batch(args, asked, course)
+    if config.optimizer == "muon":
+        zero.for_muon(args)
+    metrics = train(config, args, course, rows, held_out, identity, grown)
     if rank() == 0:
-        publish(config, args, parents, identity, metrics)
+        publish(config, args, course, sets, identity, metrics)
 
 
-def arguments() -> tuple[Config, Any]:
+def arguments(asked: dict[str, Any] | None = None) -> tuple[Config, Any]:
     if "RANK" not in os.environ and "SLURM_PROCID" in os.environ:
         # srun is no launcher: it says who we are in words of its own. The batch script exports MASTER_ADDR.
         for name, slurm in (("RANK", "SLURM_PROCID"), ("LOCAL_RANK", "SLURM_LOCALID"), ("WORLD_SIZE", "SLURM_NTASKS")):
@@ -84,35 +65,73 @@ def arguments() -> tuple[Config, Any]:
     quiet()
     config, args = parse(Config, TrainingOptions, config=CONFIG, about=__doc__)
     args.place(config.name)
+    for name in RECIPE:
+        if name not in (asked or {}):
+            setattr(args, name, getattr(advice(config), name))
+    args.metric_for_best_model = args.metric_for_best_model or "bits_per_byte"
+    if args.greater_is_better is None:
+        args.greater_is_better = "accuracy" in args.metric_for_best_model
     return config, args
 
 
-def share_batch(config: Config, args: Any, rows: Mixture) -> None:
-    """Micro-batch and accumulation follow from the ranks that there are, the number of steps from the epochs."""
-    ranks = args.world_size
-    if config.batch_rows % ranks:
-        raise Mistake(f"--batch_rows {config.batch_rows} cannot be shared evenly by {ranks} ranks")
-    share = config.batch_rows // ranks
-    fitting = [micro for micro in range(1, args.per_device_train_batch_size + 1) if share % micro == 0]
-    args.per_device_train_batch_size = fitting[-1]
-    args.gradient_accumulation_steps = share // fitting[-1]
-    if args.max_steps <= 0:
-        args.max_steps = max(1, math.ceil(args.num_train_epochs * len(rows) / config.batch_rows))
+def share_batch(args: Any, asked: dict[str, Any], course: Course) -> None:
+    """Micro-batches follow from the ranks that there are, step by step; Trainer itself sees one batch in a step."""
+    from pretrain.batches import micro_batch
+
+    ranks, most = args.world_size, args.per_device_train_batch_size
+    for rows in dict.fromkeys(one.batch_rows for one in course.segments):
+        if rows % ranks:
+            raise Mistake(
+                f"--batch_rows {rows} cannot be shared evenly by {ranks} ranks: {rows // ranks * ranks or ranks} can"
+            )
+        wanted = asked.get("gradient_accumulation_steps")
+        if wanted and rows != ranks * most * wanted:
+            raise Mistake(
+                f"--batch_rows {rows} is not {ranks} ranks × --per_device_train_batch_size {most} × "
+                f"--gradient_accumulation_steps {wanted} = {ranks * most * wanted}: leave the last one out, it follows"
+            )
+    shares = [one.batch_rows // ranks for one in course.segments]
+    args.per_device_train_batch_size = micro_batch(shares[0], most)
+    args.max_steps = course.steps
+    if args.deepspeed:
+        # DeepSpeed asks whether gradients are accumulated at all; by how many follows from step to step
+        args.gradient_accumulation_steps = max(share // micro_batch(share, most) for share in shares)
+        zero.check(args.deepspeed, args)
+        micro, parts = args.per_device_train_batch_size, args.gradient_accumulation_steps
+        args.hf_deepspeed_config.config |= {
+            "train_micro_batch_size_per_gpu": micro,
+            "gradient_accumulation_steps": parts,
+            "train_batch_size": micro * parts * ranks,
+        }
+    args.gradient_accumulation_steps = 1
 
 
-def train(config: Config, args: Any, rows: Mixture, held_out: Mixture, identity: dict[str, Any]) -> dict[str, float]:
+def train(
+    config: Config, args: Any, course: Course, rows: Mixture, held_out: Mixture, identity: dict[str, Any], grown: bool
+) -> dict[str, Any]:
     """All ranks. Leaves the weights in runs/<name>/.final; a signal ends it with a checkpoint instead."""
+    import torch
     from transformers import AutoTokenizer
 
-    from narae.checkpoint import last_good
-    from narae.model import from_values, new_config, new_model
-    from narae.training import STOPPED, Follow, RunFolder
+    from narae.devices import device_name, matmul_rate
+    from narae.follow import Follow, RunFolder
+    from narae.footprint import flops_per_token
+    from narae.ledger import read as read_ledger
+    from narae.model import from_values, generation_defaults, new_config, new_model
+    from pretrain.batches import Batches, Boundaries
+    from pretrain.evaluation import Judge
     from pretrain.loss import use_loss_head
-    from pretrain.trainer import Boundaries, Pretrainer
+    from pretrain.profiler import Profiler
+    from pretrain.trainer import Pretrainer
 
     packed = rows.sets[0].artifact
     length, entries = rows.sequence_length, packed.counts["entries"]
     tokenizer = AutoTokenizer.from_pretrained(parent(packed, "tokenizer").path)
+    if len(tokenizer) != entries:
+        made = parent(packed, "tokenizer").path
+        raise Mistake(
+            f"packed '{packed.name}' has ids of {entries:,} entries, its tokenizer {made} has {len(tokenizer):,}"
+        )
     shape = (
         from_values(read_json(Path(config.model_config)), entries, length)
         if config.model_config
@@ -123,59 +142,133 @@ def train(config: Config, args: Any, rows: Mixture, held_out: Mixture, identity:
     # An unfinished run does not go on with other rows
     lineage = {"packed": packed.fingerprint}
     lineage |= {f"packed {other.artifact.name}": other.artifact.fingerprint for other in rows.sets[1:]}
-    folder = RunFolder(config.name, identity | {"parents": lineage}, config.overwrite)
-    model = new_model(shape, args.seed)
+    folder = RunFolder(config.name, identity | {"parents": lineage}, config.overwrite, growing="train_tokens")
+    model = new_model(shape, args.seed, config.scaled_init)
+    if config.attn_implementation:
+        try:
+            model.set_attn_implementation(config.attn_implementation)
+        except (ValueError, ImportError) as error:
+            raise Mistake(f"--attn_implementation {config.attn_implementation}: {str(error).splitlines()[0]}") from None
     if config.document_attention and "position_ids" not in inspect.signature(type(model).forward).parameters:
         raise Mistake(
             f"a {shape.model_type} model takes no positions to keep documents apart: --document_attention false"
         )
     use_loss_head(model)
     args.eval_strategy = args.eval_strategy if len(held_out) else "no"
-    # Padding is not predicted, nor is the first token of a row
-    per_row = ((one.counts["tokens"] - len(one)) / len(one) for one in rows.sets)
-    targets = sum(share * count for share, count in zip(rows.shares, per_row, strict=True))
-    resume = last_good(folder.path)
+    decay_step = course.steps
+    if args.lr_scheduler_type == "warmup_stable_decay":
+        decay_step = course.steps - round(config.decay * course.steps)
+    resume = resume_from(folder.path, course, grown)
+    step = int(resume.name.rsplit("-", 1)[1]) if resume else 0
+    precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
+    number = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
+    rate = matmul_rate(args.device, number)
+    about = {"device": device_name(args.device), "precision": precision, "matmul_per_s": round(rate)}
+    boundaries = Boundaries(config.document_attention, config.document_loss == "inside")
     trainer = Pretrainer(
         rows,
-        held_out,
-        config.batch_rows,
-        first_step=int(resume.name.rsplit("-", 1)[1]) if resume else 0,
-        boundaries=Boundaries(config.document_attention, config.document_loss == "inside"),
-        follow=Follow(folder, config.name, tokens_per_step=config.batch_rows * targets),
+        course,
+        Batches(rows, course, args.per_device_train_batch_size, boundaries, step, args.process_index, args.world_size),
+        judge=Judge(held_out, tokenizer, args, boundaries, config.eval_rows, config.metric, config.prompts),
+        follow=Follow(folder, config.name, about=about),
+        muon={
+            "kind": config.optimizer,
+            "muon_learning_rate": config.muon_learning_rate,
+            "muon_momentum": config.muon_momentum,
+        },
+        decay_step=decay_step,
+        flops_per_token=flops_per_token(shape, length),
+        matmul_per_s=rate,
         model=model,
         args=args,
         processing_class=tokenizer,
     )
+    if resume:
+        trainer.tokens = read_course(resume)["tokens"]
+    if config.profile_steps:
+        trainer.add_callback(Profiler(*profiled(config.profile_steps), trainer.follow))
     say(
         f"{'goes on from ' + resume.name if resume else 'starts'}: {size_of(model) / 1e6:,.1f}M parameters, "
-        f"{args.max_steps:,} steps of {config.batch_rows} rows × {length} tokens out of {len(rows):,} rows; "
-        f"{args.world_size} ranks × {args.per_device_train_batch_size} rows × {args.gradient_accumulation_steps}, "
-        f"{'bf16' if args.bf16 else 'fp16' if args.fp16 else 'fp32'}"
+        f"{course.steps:,} steps, {course.rows * length:,} tokens out of {len(rows):,} rows × {length}; "
+        f"{args.world_size} ranks × {args.per_device_train_batch_size} rows at a time, {precision}, {config.optimizer}"
     )
-    if len(rows.sets) > 1:
-        read = rows.mixing.progress(args.max_steps * config.batch_rows)
-        for one, share, (epoch, place) in zip(rows.sets, rows.shares, read, strict=True):
-            say(f"{one.artifact.name}: {share:.1%} of the rows, each {epoch + place / len(one):.2f} times")
+    describe(course, rows)
     began = time.monotonic()
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     if trainer.state.global_step < args.max_steps:
-        trainer.follow.close()
-        say(f"stopped by a signal after step {trainer.state.global_step:,}; the same command goes on from there")
-        sys.exit(STOPPED)
+        trainer.follow.stopped(trainer.state.global_step)
     history = [record for record in trainer.state.log_history if "eval_loss" in record]
     if len(held_out) and not (history and history[-1]["step"] == args.max_steps):
         history.append(trainer.evaluate())
     trainer.follow.close()
     folder.metrics.write("end", step=args.max_steps, seconds=round(time.monotonic() - began, 1))
     model.generation_config = generation_defaults(tokenizer)
+    model.config.use_cache = True  # Trainer turns it off
     trainer.save_model(str(folder.path / ".final"))
+    if rank() == 0 and (ledger := read_ledger(folder.path)) is not None:
+        say(ledger.lines()[0])
     last = history[-1] if history else {}
-    figures = {key: last[f"eval_{key}"] for key in ("loss", "loss_inside", "bits_per_byte") if f"eval_{key}" in last}
-    return {"parameters": size_of(model), **figures}
+    wanted = ("loss", "loss_inside", "bits_per_byte", "accuracy")
+    figures = {key: last[f"eval_{key}"] for key in wanted if f"eval_{key}" in last}
+    return {"parameters": size_of(model), "trained_tokens": trainer.tokens, **figures}
+
+
+def read_course(checkpoint: Path) -> dict[str, Any]:
+    from pretrain.trainer import COURSE
+
+    file = checkpoint / COURSE
+    if not file.is_file():
+        raise Mistake(f"{checkpoint} has no {COURSE}, so it is of an older version: --overwrite starts the run anew")
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def resume_from(run: Path, course: Course, grown: bool) -> Path | None:
+    """The checkpoint to go on from, if there is one. A run that became longer goes back to before its rate fell."""
+    from narae.checkpoint import damage, last_good
+
+    found = last_good(run)
+    if found is None:
+        if grown:
+            raise Mistake(f"{run} has no checkpoint to go on from: --overwrite starts it anew, --name starts another")
+        return None
+    was = read_course(found)
+    step = int(found.name.rsplit("-", 1)[1])
+    before = run / f"checkpoint-{was['decay_step']}"
+    if was["steps"] < course.steps and was["decay_step"] < step and before.is_dir() and not damage(before):
+        say(f"the run became longer: it goes on from {before.name}, where its learning rate had not begun to fall")
+        found, step, was = before, was["decay_step"], read_course(before)
+    if was["history"] != course.history(step):
+        raise Mistake(
+            f"by {found.name} the run had read other rows than this course would have: {was['history']} instead of "
+            f"{course.history(step)}; give --batch_ramp and --phases in tokens, where a share of the run has moved"
+        )
+    return found
+
+
+def describe(course: Course, rows: Mixture) -> None:
+    """What the run will read, where that is not one set in steps of one size."""
+    if len(course.segments) > 1:
+        for one, after in zip(course.segments, [*course.segments[1:], None], strict=True):
+            mixed = [
+                f"{each.artifact.name}:{weight}"
+                for each, weight in zip(rows.sets, one.mixing.weights, strict=True)
+                if weight
+            ]
+            last = after.step if after else course.steps
+            say(f"steps {one.step:,} to {last:,}: {one.batch_rows:,} rows each of {', '.join(mixed)}")
+    if len(rows.sets) > 1:
+        read = course.read(course.steps)
+        for each, count in zip(rows.sets, read, strict=True):
+            say(f"{each.artifact.name}: {count / course.rows:.1%} of the rows, each {count / len(each):.2f} times")
 
 
 def publish(
-    config: Config, args: Any, parents: list[Artifact], identity: dict[str, Any], metrics: dict[str, float]
+    config: Config,
+    args: Any,
+    course: Course,
+    parents: list[Artifact],
+    identity: dict[str, Any],
+    metrics: dict[str, Any],
 ) -> None:
     """final/: a plain Hugging Face folder with its tokenizer and its manifest."""
     draft = begin("model", config.name, identity, parents, overwrite=True)
@@ -185,7 +278,7 @@ def publish(
         for file in staged.iterdir():
             if file.name != "training_args.bin":
                 file.rename(draft.path / file.name)
-        tokens = args.max_steps * config.batch_rows * parents[0].counts["sequence_length"]
+        tokens = course.rows * parents[0].counts["sequence_length"]
         draft.counts |= {**metrics, "steps": args.max_steps, "tokens": tokens}
     shutil.rmtree(staged)
     judged = f": {metrics['bits_per_byte']:.3f} bits per byte held out" if "bits_per_byte" in metrics else ""
@@ -194,21 +287,6 @@ def publish(
 
 def size_of(model: Any) -> int:
     return sum(getattr(weights, "ds_numel", weights.numel()) for weights in model.parameters())
-
-
-def generation_defaults(tokenizer: Any) -> Any:
-    from transformers import GenerationConfig
-
-    return GenerationConfig(
-        max_new_tokens=128,
-        do_sample=True,
-        temperature=0.8,
-        top_p=0.95,
-        repetition_penalty=1.2,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
 
 
 if __name__ == "__main__":

@@ -1,176 +1,219 @@
 """The pretraining loop: transformers' Trainer, fed by computed positions and judged in bits per byte."""
 
-import math
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import contextlib
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F  # noqa: N812
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, get_scheduler
+from transformers.trainer_utils import SchedulerType
 
 from narae.checkpoint import CheckpointTrainer
+from narae.follow import Follow, memory_mb
 from narae.log import Mistake, rank, say
 from narae.mixture import Mixture
-from narae.order import Cursor, batch
-from narae.packed import IGNORED
-from narae.training import Follow
+from narae.zero import stage
+from pretrain.batches import Batches
+from pretrain.evaluation import Judge
+from pretrain.optimizer import create, with_norm
+from pretrain.segments import Course, fingerprint
+
+COURSE = "course.json"  # in each checkpoint: how far the run had come, and by which steps
 
 
-@dataclass(frozen=True)
-class Boundaries:
-    """What the ends of documents mean inside a row: to attention, and to the loss."""
+class SaveBeforeDecay(TrainerCallback):
+    """A longer run goes on from where the learning rate had not begun to fall."""
 
-    attention: bool = False  # no token sees another document; positions begin again
-    inside: bool = False  # a document's first token is not predicted from the end of the one before
+    def __init__(self, step: int):
+        self.step = step
 
-
-class Batches(IterableDataset[dict[str, Any]]):
-    """This rank's micro-batches from a step on: computed, not skipped to. Workers take turns, so the order stays."""
-
-    def __init__(
-        self,
-        rows: Mixture,
-        args: Any,
-        batch_rows: int,
-        first_step: int,
-        boundaries: Boundaries = Boundaries(),
-        start: Cursor | None = None,
-    ):
-        self.rows, self.batch_rows, self.boundaries, self.start = rows, batch_rows, boundaries, start
-        self.steps, self.micro = range(first_step, args.max_steps), args.per_device_train_batch_size
-        self.rank, self.ranks = rank(), args.world_size
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        worker = get_worker_info()
-        turn, workers = (worker.id, worker.num_workers) if worker else (0, 1)
-        parts = range(0, self.batch_rows // self.ranks, self.micro)
-        for number, step in enumerate(self.steps):
-            mine = [begin for part, begin in enumerate(parts) if (number * len(parts) + part) % workers == turn]
-            if mine:
-                rows = batch(self.rows.mixing, step, self.batch_rows, self.rank, self.ranks, self.start)
-            for begin in mine:
-                yield self._read(rows[begin : begin + self.micro])
-
-    def _read(self, rows: np.ndarray) -> dict[str, Any]:
-        try:
-            return tensors(self.rows, rows.tolist(), self.boundaries)
-        except Mistake as mistake:
-            if get_worker_info() is None:
-                raise
-            return {"mistake": mistake.message}  # a worker that ends by itself says nothing but that it has ended
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        control.should_save |= state.global_step == self.step < state.max_steps and args.save_strategy != "no"
 
 
 class Pretrainer(CheckpointTrainer):
     def __init__(
         self,
         rows: Mixture,
-        held_out: Mixture,
-        batch_rows: int,
-        first_step: int,
+        course: Course,
+        batches: Batches,
+        judge: Judge,
         follow: Follow,
-        boundaries: Boundaries = Boundaries(),
+        muon: dict[str, Any],
+        decay_step: int,
+        flops_per_token: float,
+        matmul_per_s: float,
         **words: Any,
     ):
-        super().__init__(eval_dataset=held_out, callbacks=[follow], **words)
-        self.held_out, self.boundaries = held_out, boundaries
-        self.batches = Batches(rows, self.args, batch_rows, first_step, boundaries)
-        self.follow = follow
-        # A micro-batch's loss is its mean, and all are of one size but for padding
-        self.model_accepts_loss_kwargs = False
+        """`decay_step`: where the learning rate of warmup_stable_decay begins to fall; else the last step.
+        `muon`: which optimizer, and what it wants to know beyond `args`.
+        """
+        super().__init__(eval_dataset=judge.held_out, callbacks=[follow, SaveBeforeDecay(decay_step)], **words)
+        self.rows, self.course, self.batches, self.judge, self.follow = rows, course, batches, judge, follow
+        self.muon, self.decay_step = muon, decay_step
+        self.flops_per_token, self.matmul_per_s = flops_per_token, matmul_per_s
+        self.tokens = 0  # loss-bearing, on all ranks, until the last record
+        self._window = np.zeros(3, np.int64)  # since then, on this rank: loss-bearing tokens, rows, their fingerprint
+        self._stage = stage(self.args)
+        self._weight: Any = 1.0  # of a micro-batch: its tokens beside those of the others
+        self.model_accepts_loss_kwargs = False  # training_step weighs by itself
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         # Not prepared by accelerate, which would reach a resume position by reading everything before it
-        workers = self.args.dataloader_num_workers
-        return DataLoader(
-            self.batches, batch_size=None, num_workers=workers, prefetch_factor=self.args.dataloader_prefetch_factor
-        )
+        workers, factor = self.args.dataloader_num_workers, self.args.dataloader_prefetch_factor
+        return DataLoader(self.batches, batch_size=None, num_workers=workers, prefetch_factor=factor)
 
-    def training_step(self, model: Any, inputs: dict[str, Any], *words: Any, **more: Any) -> torch.Tensor:
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            weights: Any = model or self.model
+            self.optimizer = create(weights, self.args, **self.muon, stage=self._stage)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """Transformers' own schedule, read at the share of the rows that a step has reached: no ramp bends it."""
+        if self.lr_scheduler is None:
+            steps = num_training_steps
+            words: dict[str, Any] = dict(self.args.lr_scheduler_kwargs or {})  # type: ignore[arg-type]
+            if self.args.lr_scheduler_type == SchedulerType.WARMUP_STABLE_DECAY:
+                words = {"num_decay_steps": steps - self.decay_step, **words}
+            kind, warmup = self.args.lr_scheduler_type, self.args.get_warmup_steps(steps)
+            self.lr_scheduler = get_scheduler(kind, optimizer or self.create_optimizer(), warmup, steps, words)
+            if len({one.batch_rows for one in self.course.segments}) > 1:
+                share = steps / self.course.rows
+                self.lr_scheduler.lr_lambdas = [
+                    lambda step, at=at: at(self.course.position(step) * share)  # type: ignore[misc]
+                    for at in self.lr_scheduler.lr_lambdas
+                ]
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> torch.Tensor:
+        """A whole step. Trainer's own accumulation has one length for a run; here each step brings its own.
+
+        The loss is the mean over all tokens of the step, whichever ranks and micro-batches they lie in.
+        """
         if "mistake" in inputs:
             raise Mistake(inputs["mistake"], every_rank=True)
-        return super().training_step(model, inputs, *words, **more)
+        if self._stage == 0:
+            with_norm(model)
+        parts, mine = inputs["micro"], inputs["rows"].numpy()
+        counts = [int((part["labels"][:, 1:] >= 0).sum()) for part in parts]
+        total = torch.tensor(float(sum(counts)), device=self.args.device)
+        if self.args.world_size > 1:
+            torch.distributed.all_reduce(total)
+        self.current_gradient_accumulation_steps = len(parts)
+        loss = torch.zeros((), device=self.args.device)
+        for number, (part, count) in enumerate(zip(parts, counts, strict=True), start=1):
+            last = number == len(parts)
+            self._weight = count * len(parts) * self.args.world_size / total
+            self.accelerator.gradient_state._set_sync_gradients(last)
+            together = last or self.is_deepspeed_enabled  # which asks for the flag above
+            with contextlib.nullcontext() if together else self.accelerator.no_sync(model):
+                loss += super().training_step(model, part)
+        begin = self.course.position(self.state.global_step) + rank() * len(mine)
+        self._window += sum(counts), len(mine), fingerprint(begin, mine)
+        return loss
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *words: Any, **more: Any) -> Any:
+        return super().compute_loss(model, inputs, *words, **more) * self._weight
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        return int(self.flops_per_token * inputs["rows"].numel() * self.rows.sequence_length)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """The Trainer's figures with ours beside them, so that every tracker has them, too."""
+        if "loss" in logs:
+            seconds = self.follow.lap()
+            window = torch.from_numpy(self._window).to(self.args.device)
+            if self.args.world_size > 1:
+                torch.distributed.all_reduce(window)
+            tokens, rows, mark = window.tolist()
+            self._window[:] = 0
+            self.tokens += tokens
+            speed = tokens / seconds
+            logs |= {
+                "tokens": self.tokens,
+                "rows": self.course.position(self.state.global_step),
+                "tokens_per_s": round(speed, 1),
+                "mfu": round(speed / self.args.world_size * self.flops_per_token / self.matmul_per_s, 4),
+                "memory_mb": memory_mb(),
+                "seconds": round(seconds, 3),
+            }
+            epochs = self.epochs()
+            self.state.epoch = sum(epochs.values()) / len(epochs)
+            one = len(epochs) == 1
+            self.follow.details = {"rows_hash": f"{rows}:{mark:x}", "epoch": self.state.epoch if one else epochs}
+        super().log(logs, start_time)
+
+    def epochs(self) -> dict[str, float]:
+        """How often each set has been read."""
+        read = self.course.read(self.state.global_step)
+        return {one.artifact.name: round(count / len(one), 4) for one, count in zip(self.rows.sets, read, strict=True)}
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:  # type: ignore[override]
-        """Loss and bits per UTF-8 byte of the held-out rows; each counts once, on whichever rank it lies."""
-        began = time.monotonic()
-        loss, inside = self._held_out_loss(self.held_out)
-        counts = self.held_out.counts
-        # A row's first token is not predicted; it is counted at the mean loss of the others. First tokens of documents
-        # are, whatever --document_loss says, so that models are comparable; the loss without them stands beside.
-        bits = loss / math.log(2) * counts["tokens"] / counts["bytes"]
-        metrics = {"eval_loss": loss, "eval_loss_inside": inside, "eval_bits_per_byte": bits}
+        """Figures of the held-out rows, and what the model writes; both are written down."""
+        with self.follow.aside() as took:
+            found = self.judge.figures(self.model_wrapped)
+        sources = found.pop("sources")
+        metrics = {f"eval_{key}": value for key, value in found.items()}
+        metrics |= {f"eval_{name}_bits_per_byte": one["bits_per_byte"] for name, one in sources.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        self.follow.folder.metrics.write(
-            "eval",
-            step=self.state.global_step,
-            loss=round(loss, 5),
-            loss_inside=round(inside, 5),
-            bits_per_byte=round(bits, 5),
-            seconds=round(time.monotonic() - began, 2),
+        step, write = self.state.global_step, self.follow.folder.metrics.write
+        write("eval", step=step, **found, seconds=round(took["seconds"], 3), sources=sources)
+        with self.follow.aside() as took:
+            written = self.judge.samples(self.model_wrapped)
+        for prompt, text in written:
+            write("sample", step=step, prompt=prompt, text=text)
+        write("samples", step=step, seconds=round(took["seconds"], 3))
+        worst = max(sources.items(), key=lambda one: one[1]["bits_per_byte"], default=None)
+        beside = f", worst {worst[0]} {worst[1]['bits_per_byte']:.3f}" if worst and len(sources) > 1 else ""
+        say(
+            f"step {step:,}  held out: {found['bits_per_byte']:.3f} bits per byte{beside}, "
+            f"{found['accuracy']:.1%} of next tokens right"
         )
-        say(f"step {self.state.global_step:,}  held out: {bits:.3f} bits per byte")
         self.follow.refresh_report()
         return metrics
 
-    def _held_out_loss(self, held_out: Mixture) -> tuple[float, float]:
-        """The mean over all predicted tokens, and over those that do not begin a document."""
-        model, ranks, size = self.model_wrapped, self.args.world_size, self.args.per_device_eval_batch_size
-        model.eval()
-        mine = list(range(rank(), len(held_out), ranks))
-        total = torch.zeros(4, dtype=torch.float64, device=self.args.device)
-        with torch.no_grad():
-            # As many forward passes on every rank, with or without rows left: ZeRO-3 gathers weights in each
-            for begin in range(0, math.ceil(len(held_out) / ranks), size):
-                numbers = mine[begin : begin + size]
-                inputs = tensors(held_out, numbers or [0], Boundaries(attention=self.boundaries.attention))
-                first = np.stack([held_out.positions(number) for number in numbers or [0]]) == 0
-                inputs["first"] = torch.from_numpy(first)
-                inputs = self._prepare_inputs(inputs)
-                labels, first = inputs.pop("labels"), inputs.pop("first")
-                with self.compute_loss_context_manager():
-                    logits = model(**inputs).logits
-                if numbers:
-                    wanted = F.pad(labels[:, 1:], (0, 1), value=IGNORED)
-                    # Row by row: in fp32 a batch of logits is half a gigabyte
-                    losses = torch.stack(
-                        [
-                            F.cross_entropy(row.float(), ids, reduction="none")
-                            for row, ids in zip(logits, wanted, strict=True)
-                        ]
-                    )
-                    counted = wanted != IGNORED
-                    inside = counted & ~F.pad(first[:, 1:], (0, 1), value=True)
-                    sums = [losses.sum(dtype=torch.float64), counted.sum()]
-                    sums += [losses[inside].sum(dtype=torch.float64), inside.sum()]
-                    total += torch.stack([one.double() for one in sums])
-        model.train()
-        if ranks > 1:
-            torch.distributed.all_reduce(total)
-        return float(total[0] / total[1]), float(total[2] / total[3])
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        wanted = str(self.args.metric_for_best_model)
+        if f"eval_{wanted.removeprefix('eval_')}" not in metrics:
+            known = ", ".join(key.removeprefix("eval_") for key in metrics)
+            raise Mistake(f"--metric_for_best_model {wanted}: the evaluation has {known}")
+        best = super()._determine_best_metric(metrics, trial)
+        if best and self.args.save_strategy != "no":
+            self.control.should_save = True  # the best is kept, whenever it comes
+        return bool(best)
 
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        with self.follow.aside() as took:
+            super()._save_checkpoint(model, trial)
+        step = self.state.global_step
+        best = self.state.best_global_step == step
+        self.follow.folder.metrics.write("save", step=step, seconds=round(took["seconds"], 3), best=best)
 
-def tensors(rows: Mixture, numbers: Sequence[int], boundaries: Boundaries) -> dict[str, Any]:
-    ids = torch.from_numpy(np.stack([rows[number] for number in numbers]))
-    labels = torch.from_numpy(np.stack([rows.labels(number) for number in numbers]))
-    inputs: dict[str, Any] = {"input_ids": ids, "labels": labels, "use_cache": False}
-    if boundaries.attention or boundaries.inside:
-        first = torch.from_numpy(np.stack([rows.positions(number) for number in numbers])) == 0
-        if boundaries.inside:
-            labels[first] = IGNORED
-        if boundaries.attention:
-            # Where positions begin again transformers lets no token see another document, if there is neither an
-            # attention_mask nor a cache
-            inputs["position_ids"] = positions_apart(first)
-    return inputs
+    def leave(self, checkpoint: Path) -> None:
+        """What a run that goes on wants to know beyond transformers' own state."""
+        step = self.state.global_step
+        known = {
+            "history": self.course.history(step),
+            "steps": self.course.steps,
+            "decay_step": self.decay_step,
+            "tokens": self.tokens + self._counted(),
+        }
+        if rank() == 0:
+            (checkpoint / COURSE).write_text(json.dumps(known), encoding="utf-8")
 
+    def _counted(self) -> int:
+        """Loss-bearing tokens since the last record, on all ranks."""
+        count = torch.tensor(int(self._window[0]), device=self.args.device)
+        if self.args.world_size > 1:
+            torch.distributed.all_reduce(count)
+        return int(count)
 
-def positions_apart(first: torch.Tensor) -> torch.Tensor:
-    """Counted from the end token before each document: it begins the next one, as it does in front of a prompt."""
-    begins = F.pad(first[:, 1:], (0, 1))
-    begins[:, 0] = True
-    places = torch.arange(first.shape[1])
-    return places - torch.where(begins, places, 0).cummax(dim=1).values
+    def spared(self) -> set[int]:
+        """See SaveBeforeDecay."""
+        return {self.decay_step}

@@ -240,7 +240,7 @@ def test_a_plan_says_what_it_needs_and_each_stage_reads_the_one_before(tmp_path:
     [
         ("nowhere", "tiny", "there is no such folder or file"),
         ("empty", "tiny", "no text in it"),
-        ("empty", "7b", "the sizes are tiny, 125m, 350m, 1.3b"),
+        ("empty", "7b", "the sizes are tiny, 14m, 125m, 350m, 1.3b"),
     ],
 )
 @pytest.mark.usefixtures("artifacts")

@@ -59,9 +59,9 @@ def test_a_run_without_any_starts(tmp_path: Path) -> None:
 
 
 def test_the_oldest_go_and_the_best_stays(run_folder: Path) -> None:
-    rotate(run_folder, 1, best=str(run_folder / "checkpoint-5"))
+    rotate(run_folder, 1, {"checkpoint-5"})
     assert steps(run_folder) == ["checkpoint-100", "checkpoint-5"]
-    rotate(run_folder, None, best=None)
+    rotate(run_folder, None)
     assert steps(run_folder) == ["checkpoint-100", "checkpoint-5"]
 
 

@@ -25,8 +25,13 @@ def tokenizer(name: str = "sample", text: str = "{}") -> Artifact:
     return open_artifact("tokenizer", name)
 
 
-def packed(name: str, rows: int, made_with: Artifact, first: int = 10, sequence_length: int = 4) -> Artifact:
-    """Rows of one document each, whose ids are the row's number and `first`; half as many in val."""
+def packed(
+    name: str, rows: int, made_with: Artifact, first: int = 10, sequence_length: int = 4, sources: str = "one"
+) -> Artifact:
+    """Rows of one document each, whose ids are the row's number and `first`; half as many in val.
+
+    Val's documents are of these sources in turn.
+    """
     draft = artifact.begin("packed", name, {}, [helpers.corpus(), made_with])
     assert draft is not None
     with draft:
@@ -39,6 +44,9 @@ def packed(name: str, rows: int, made_with: Artifact, first: int = 10, sequence_
                     writer.write(ids, np.array([0]), np.array([row]))
                     writer.write(np.array([PAD]), np.array([], int), np.array([], int))
             draft.counts[split] = {**writer.counts, "bytes": 3 * count, "corpus_shards": [384]}
+            names = sorted(sources.split())
+            writer.write_sources(np.array([names.index(sources.split()[n % len(names)]) for n in range(384)]))
+        draft.counts["val"]["sources"] = {key: {} for key in names}
     return open_artifact("packed", name)
 
 
@@ -66,6 +74,18 @@ def test_rows_are_numbered_through() -> None:
     for row in (-1, 9):
         with pytest.raises(IndexError, match=f"row {row} of 9"):
             rows[row]
+
+
+def test_a_name_in_two_sets_is_one_source() -> None:
+    made = tokenizer()
+    packed("books", 6, made, sources="web novels")
+    packed("news", 4, made, sources="press web")
+    rows = mixture("books,news", "val")
+    assert rows.source_names == ["novels", "press", "web"]
+    assert [rows.sources(row).tolist() for row in range(5)] == [
+        [number, number, number, -1] for number in (2, 0, 2, 1, 2)
+    ]
+    assert rows.begins(4).tolist() == [True, False, False, False]
 
 
 def test_each_set_in_its_own_order_by_its_weight() -> None:

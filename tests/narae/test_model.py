@@ -50,5 +50,35 @@ def test_a_bad_model_config(content: str, tmp_path: Path) -> None:
 
 
 def test_an_unknown_size() -> None:
-    with pytest.raises(Mistake, match=r"--size 7b: the sizes are tiny, 125m, 350m, 1.3b"):
+    with pytest.raises(Mistake, match=r"--size 7b: the sizes are tiny, 14m, 125m, 350m, 1.3b"):
         new_config("7b", 256, 64)
+
+
+def scales(kind: str, **words: object) -> dict[str, float]:
+    """What scaled initialisation multiplies, and by what; layer 0 stands for all."""
+    values = {"model_type": kind, "hidden_size": 32, "num_hidden_layers": 8, "num_attention_heads": 2}
+    shape = from_values(values | {"intermediate_size": 64, "num_key_value_heads": 2} | words, 64, 16)
+    plain, scaled = (dict(new_model(shape, 1, scaled=one).named_parameters()) for one in (False, True))
+    return {
+        name.split(".0.")[1]: float((weights / plain[name]).detach().mean())
+        for name, weights in scaled.items()
+        if ".0." in name and not torch.equal(weights, plain[name])
+    }
+
+
+def test_what_ends_in_the_residual_stream_starts_narrower() -> None:
+    # 1 / sqrt(2 × 8 layers)
+    assert scales("phi") == pytest.approx({"self_attn.dense.weight": 0.25, "mlp.fc2.weight": 0.25})
+    assert scales("llama") == pytest.approx({"self_attn.o_proj.weight": 0.25, "mlp.down_proj.weight": 0.25})
+
+
+def test_what_scales_itself_is_left(capsys: pytest.CaptureFixture[str]) -> None:
+    assert scales("gpt2", n_layer=8, n_embd=32, n_head=2, bos_token_id=0, eos_token_id=0) == {}
+    assert not capsys.readouterr().err
+    assert scales("rwkv", attention_hidden_size=32) == {}
+    assert "a rwkv model has no projection of a known name" in capsys.readouterr().err
+
+
+def test_what_is_no_causal_lm() -> None:
+    with pytest.raises(Mistake, match="no causal LM of model_type 't5'"):
+        new_model(from_values({"model_type": "t5"}, 64, 16), seed=1)

@@ -136,19 +136,23 @@ FITTED = np.array(
 ENTRIES = [(0, 0, 0), (4, 0, 1), (8, 0, 2), (10, 1, 0), (12, 3, 0), (16, 4, 0), (20, 5, 0), (22, 4, 1)]
 
 
-def fitted(**words: Any) -> Artifact:
+def fitted(filled: str = "train", **words: Any) -> Artifact:
     """FITTED as an artifact, two rows in a shard."""
-    corpus = helpers.corpus([str(number) for number in range(6)], [], shard_bytes=3)
+    texts: list[list[str]] = [[str(number) for number in range(6)], []]
+    corpus = helpers.corpus(*(texts if filled == "train" else texts[::-1]), shard_bytes=3)
     draft = artifact.begin("packed", "sample", {}, [corpus, *words.get("parents", [])], overwrite=True)
     assert draft is not None
     with draft:
         draft.counts.update(dtype="uint16", sequence_length=4, eos=EOS, pad=PAD, entries=60)
         for split in ("train", "val"):
             with PackedWriter(draft.path, split, dtype_for(300), 4, 2, PAD) as writer:
-                if split == "train":
+                if split == filled:
                     starts, ordinals, pieces = np.array(ENTRIES).T
                     writer.write(FITTED.ravel(), starts, ordinals, pieces)
-            draft.counts[split] = {**writer.counts, "corpus_shards": [3, 3] if split == "train" else []}
+            draft.counts[split] = {**writer.counts, "corpus_shards": [3, 3] if split == filled else []}
+            if split == filled == "val":
+                writer.write_sources(np.array([1, 0, 0, 1, 0, 1]))
+                draft.counts[split]["sources"] = {"books": {}, "other": {}}
     return open_artifact("packed", "sample")
 
 
@@ -171,6 +175,40 @@ def test_rows_that_documents_are_fitted_into() -> None:
         [("train#3", 0, 3, 0)],
         [("train#5", 0, 2, 0), ("train#4", 2, 3, 4)],
     ]
+
+
+def test_the_source_of_every_token() -> None:
+    made = fitted("val")
+    assert (made.path / "val.src").read_bytes() == b"".join(
+        number.to_bytes(4, "little") for number in (1, 0, 0, 1, 0, 1)
+    )
+    rows = PackedRows(made, "val")
+    assert rows.source_names == ["books", "other"]
+    assert [rows.sources(row).tolist() for row in range(6)] == [
+        [1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, -1], [0, 0, 0, 0], [1, 1, 0, -1],
+    ]  # fmt: skip
+    assert [rows.begins(row).tolist() for row in (0, 1, 2, 5)] == [
+        [1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0],
+    ]  # fmt: skip
+    assert [rows.openings(name).tolist() for name in ("books", "other")] == [[10, 16], [0, 12, 20]]
+    with pytest.raises(Mistake, match=r"train has no sources, only val does"):
+        _ = PackedRows(made).source_names
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "val.src is missing"),
+        (bytes(20), "has 5 documents in val.src, not 6"),
+        (bytes(20) + b"\2\0\0\0", "val.src names source 2, and there are 2"),
+    ],
+)
+def test_sources_that_do_not_fit(content: bytes | None, message: str) -> None:
+    file = fitted("val").path / "val.src"
+    rows = PackedRows(open_artifact("packed", "sample"), "val")
+    file.unlink() if content is None else file.write_bytes(content)
+    with pytest.raises(Mistake, match=rf"{message}: run `python pretrain/pack.py --overwrite`"):
+        rows.sources(0)
 
 
 def test_the_piece_is_in_the_high_bits() -> None:
@@ -350,8 +388,8 @@ def test_a_shard_cut_short(kind: str, cut: int | None, message: str) -> None:
 
 def test_an_older_format_is_refused() -> None:
     made = packed(THREE)
-    (made.path / "manifest.json").write_text(json.dumps({**made.manifest, "version": 1}))
-    with pytest.raises(Mistake, match=r"has format 1, this program reads 2: run `python pretrain/pack.py --overwrite`"):
+    (made.path / "manifest.json").write_text(json.dumps({**made.manifest, "version": 2}))
+    with pytest.raises(Mistake, match=r"has format 2, this program reads 3: run `python pretrain/pack.py --overwrite`"):
         open_artifact("packed", "sample")
 
 

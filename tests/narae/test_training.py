@@ -1,13 +1,11 @@
-"""Precision falls back by what the hardware has, and one folder has one run."""
+"""Precision falls back by what the hardware has."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import torch
 
 from narae import training
-from narae.log import Mistake
 
 
 @dataclass
@@ -45,26 +43,3 @@ def test_fp32_that_was_asked_for_stays(capsys: pytest.CaptureFixture[str]) -> No
     training.set_precision(args)  # type: ignore[arg-type]
     assert (args.bf16, args.fp16) == (False, False)
     assert not capsys.readouterr().err
-
-
-def test_a_folder_belongs_to_one_process(artifacts: Path) -> None:
-    first = training.RunFolder("one", {"seed": 1}, overwrite=False)
-    with pytest.raises(Mistake, match="another process trains in"):
-        training.RunFolder("one", {"seed": 1}, overwrite=False)
-    del first
-
-
-def test_an_unfinished_run_keeps_its_identity(artifacts: Path) -> None:
-    first = training.RunFolder("one", {"seed": 1}, overwrite=False)
-    first.metrics.write("train", step=1)
-    (first.path / "checkpoint-5").mkdir()
-    del first
-    with pytest.raises(Mistake, match="seed = 1 instead of 2: --name starts another run, --overwrite") as refused:
-        training.RunFolder("one", {"seed": 2}, overwrite=False)
-    del refused
-    again = training.RunFolder("one", {"seed": 1}, overwrite=False)
-    assert (again.path / "checkpoint-5").exists()
-    del again
-    fresh = training.RunFolder("one", {"seed": 2}, overwrite=True)
-    assert not (fresh.path / "checkpoint-5").exists()
-    assert not fresh.metrics.path.exists()

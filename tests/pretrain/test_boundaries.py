@@ -1,7 +1,6 @@
 """Documents in one row, apart or together; and the loader that gives each row once, whoever reads it."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import helpers
@@ -17,8 +16,9 @@ from narae.log import Mistake
 from narae.mixture import Mixture
 from narae.order import Cursor, Mixing, batch
 from narae.packed import PackedRows, PackedWriter, dtype_for
+from pretrain.batches import Batches, Boundaries, tensors
 from pretrain.loss import use_loss_head
-from pretrain.trainer import Batches, Boundaries, tensors
+from pretrain.segments import Course, Segment
 
 SHAPE = {"vocab_size": 96, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 EOS, PAD = 0, 1
@@ -113,15 +113,16 @@ def test_loss_inside_leaves_first_tokens_out(rows: Mixture, grad: bool) -> None:
     assert loss == pytest.approx(-sum(logs[place, token].item() for place, token in predicted) / 4, rel=1e-5)
 
 
-def arguments(steps: int, ranks: int = 1, micro: int = 2) -> Any:
-    return SimpleNamespace(max_steps=steps, per_device_train_batch_size=micro, world_size=ranks)
+def course(rows: Mixture, steps: int, batch_rows: int, start: Cursor) -> Course:
+    return Course([Segment(0, start.position, batch_rows, rows.mixing, start)], steps)
 
 
 def read(rows: Mixture, workers: int, batch_rows: int = 8, first: int = 0, steps: int = 6, **words: Any) -> list[int]:
     """The rows that come out, in order; each tells its number by its first token."""
-    batches = Batches(rows, arguments(steps, words.get("ranks", 1)), batch_rows, first, start=words.get("start"))
+    way = course(rows, steps, batch_rows, words.get("start", Cursor()))
+    batches = Batches(rows, way, 2, first_step=first, rank=words.get("rank", 0), ranks=words.get("ranks", 1))
     loader = DataLoader(batches, batch_size=None, num_workers=workers)
-    return [int(ids) - 50 for given in loader for ids in given["input_ids"][:, 0]]
+    return [int(ids) - 50 for given in loader for part in given["micro"] for ids in part["input_ids"][:, 0]]
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
@@ -132,14 +133,13 @@ def test_workers_take_turns(rows: Mixture, workers: int) -> None:
     assert sorted(expected[:8]) == list(range(8))  # an epoch
 
 
-def test_every_row_once_for_any_ranks_and_workers(rows: Mixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_row_once_for_any_ranks_and_workers(rows: Mixture) -> None:
     start = Cursor(8).without(10, 26)
     expected = [batch(rows.mixing, step, 8, start=start).tolist() for step in range(6)]
     for ranks in (1, 2, 4):
         mine = []
         for rank in range(ranks):
-            monkeypatch.setenv("RANK", str(rank))
-            mine.append(np.reshape(read(rows, ranks % 3, ranks=ranks, start=start), (6, -1)))
+            mine.append(np.reshape(read(rows, ranks % 3, rank=rank, ranks=ranks, start=start), (6, -1)))
         assert np.concatenate(mine, axis=1).tolist() == expected
 
 
@@ -153,7 +153,7 @@ def test_a_worker_tells_what_is_wrong(rows: Mixture) -> None:
     content = bytearray(file.read_bytes())
     content[16] ^= 1  # in row 1
     file.write_bytes(content)
-    batches = Batches(opened(), arguments(2, micro=8), 8, 0)
+    batches = Batches(opened(), course(opened(), 2, 8, Cursor()), 8)
     with pytest.raises(Mistake, match=r"row 1 in .* does not have its checksum"):
         next(iter(batches))
     first = next(iter(DataLoader(batches, batch_size=None, num_workers=1)))

@@ -118,8 +118,48 @@ def test_every_token_is_traced_to_its_document(made: Tokenizer, packing: str) ->
                 assert rows[row][part.start : part.stop].tolist() == ids[part.offset : part.offset + count]
 
 
+def with_sources(val: dict[int, str]) -> None:
+    """A corpus of TEXTS whose val has them as well; the number of each says its source."""
+    draft = artifact.begin("corpus", "sample", {"sources": True}, overwrite=True)
+    assert draft is not None
+    with draft:
+        for split in ("train", "val"):
+            with ShardWriter(draft.path, split, 500) as writer:
+                for number, text in enumerate(TEXTS):
+                    writer.write(Document(f"{split}#{number}", text, val.get(number % 3, "")))
+            draft.counts[split] = {"documents": writer.documents, "bytes": writer.bytes}
+
+
+@pytest.mark.parametrize("packing", ["stream", "best_fit"])
+def test_the_source_of_every_held_out_token(made: Tokenizer, packing: str) -> None:
+    with_sources({0: "news", 1: "books"})
+    call(pack.main, "--sequence_length", "16", "--shard_rows", "3", "--packing", packing)
+    rows = PackedRows(open_artifact("packed", "sample"), "val")
+    assert rows.source_names == ["books", "news", "other"]
+    expected = {name: Counter[str]() for name in rows.source_names}
+    for number, text in enumerate(TEXTS):
+        one = expected[["news", "books", "other"][number % 3]]
+        if text:
+            tokens = len(made.encode(text).ids) + 1
+            one.update({"documents": 1, "tokens": tokens, "bytes": helpers.nfc_bytes([text])})
+    assert rows.counts["sources"] == expected
+    found = Counter[int]()
+    for row in range(len(rows)):
+        sources = rows.sources(row)
+        found.update(sources.tolist())
+        for part in rows.origin(row):
+            name = ["news", "books", "other"][int(part.document.removeprefix("val#")) % 3]
+            assert set(sources[part.start : part.stop].tolist()) == {rows.source_names.index(name)}
+    assert {name: found[number] for number, name in enumerate(rows.source_names)} == {
+        name: one["tokens"] for name, one in expected.items()
+    }
+    assert found[-1] == rows.counts["padding"]
+    assert "sources" not in rows.artifact.counts["train"]
+
+
 @pytest.mark.parametrize("packing", ["stream", "best_fit"])
 def test_the_same_bytes_for_any_number_of_workers(monkeypatch: pytest.MonkeyPatch, packing: str) -> None:
+    with_sources({0: "news", 1: "books"})
     words = ("--shard_rows", "2", "--sequence_length", "32", "--packing", packing)
     call(pack.main, *words)
     monkeypatch.setattr(pack, "SMALL", 0)

@@ -20,14 +20,13 @@ from runs import finish, losses, run_folder, same, weights
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from narae.artifact import open_artifact
-from narae.chain import free_port
 from narae.log import read_metrics
 from narae.mixture import Mixture
 from narae.model import from_values, new_model, read_json
 from narae.order import Mixing, batch
 from narae.packed import PackedRows
 from pretrain import pack
-from pretrain.trainer import Boundaries, tensors
+from pretrain.batches import Boundaries, tensors
 from tokenizer import train
 
 SHAPE = {
@@ -41,7 +40,6 @@ OPTIONS = (
     "--batch_rows 4 --per_device_train_batch_size 2 --max_steps 30 --warmup_steps 10 --learning_rate 0.002 "
     "--save_steps 5 --eval_steps 10 --logging_steps 1"
 )
-LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +62,10 @@ def command(folder: Path, name: str, *words: str, start: list[str] | None = None
     script = [*(start or [sys.executable]), str(HOME / "pretrain/run.py")]
     words = ("--name", name, "--model_config", str(folder / "phi.json"), "--no_bf16", *OPTIONS.split(), *words)
     return subprocess.Popen([*script, *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def records(name: str, kind: str) -> list[dict[str, Any]]:
+    return [one for one in read_metrics(run_folder(name) / "metrics.jsonl") if one["kind"] == kind]
 
 
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
@@ -156,23 +158,6 @@ def test_an_unfinished_run_keeps_its_config(world: Path) -> None:
     assert "starts" in finish(command(world, "mine", "--seed", "7", "--max_steps", "2", "--overwrite"))
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_deepspeed_follows_the_plain_run(world: Path, ranks: int) -> None:
-    pytest.importorskip("deepspeed")
-    name = f"zero-{ranks}"
-    start = LAUNCH if ranks == 2 else [sys.executable]
-    if ranks == 1:
-        launcher = shutil.which("deepspeed", path=str(Path(sys.executable).parent))
-        assert launcher
-        start = [launcher, "--master_port", str(free_port())]
-    words = ("--deepspeed", "configs/ds/zero2.json", "--max_steps", "10", "--save_steps", "100")
-    finish(command(world, name, *words, start=start))
-    ours, plain = losses(name), losses("straight")
-    # the same batches and weights; the schedules differ, as the run is shorter, so only the warm-up is compared
-    assert [ours[step] for step in range(1, 11)] == pytest.approx([plain[step] for step in range(1, 11)], rel=2e-3)
-    assert open_artifact("model", name, verify=True).counts["steps"] == 10
-
-
 def stock(world: Path) -> Any:
     entries = open_artifact("packed", "sample").counts["entries"]
     return new_model(from_values(read_json(world / "phi.json"), entries, 32), seed=42)
@@ -193,7 +178,7 @@ def test_a_mixture_resumed_reads_the_same_rows(world: Path) -> None:
     rows = Mixture(sets, ["7", "3"], seed=42)
     given = tensors(rows, batch(rows.mixing, 0, 4).tolist(), Boundaries(attention=True))
     assert losses("mixed")[1] == pytest.approx(stock(world)(**given).loss.item(), abs=2e-5)
-    judged = read_metrics(run_folder("mixed") / "metrics.jsonl")[-2]
+    judged = records("mixed", "eval")[-1]
     tokens, size = (sum(one.artifact.counts["val"][key] for one in sets) for key in ("tokens", "bytes"))
     assert judged["bits_per_byte"] == pytest.approx(judged["loss"] / 0.693147 * tokens / size, rel=1e-4)
 
@@ -205,6 +190,47 @@ def test_a_mixture_resumed_reads_the_same_rows(world: Path) -> None:
     assert same(weights("again"), weights("mixed"))
     others = finish(command(world, "mixed", *mixed[2:], "--packed", "sample:0.6,news:0.4"), code=1)
     assert "mixture = 'sample:7, news:3' instead of 'sample:3, news:2'" in others
+
+
+def test_a_longer_run_goes_on_from_before_the_decay(world: Path) -> None:
+    stable = ("--lr_scheduler_type", "warmup_stable_decay", "--save_total_limit", "1", "--warmup_steps", "5")
+    finish(command(world, "long", *stable, "--max_steps", "30"))
+    assert open_artifact("model", "long").manifest["config"]["train_tokens"] == 30 * 4 * 32
+    finish(command(world, "grown", *stable, "--max_steps", "20", "--save_steps", "7"))
+    rates = {one["step"]: one["learning_rate"] for one in records("grown", "train")}
+    assert rates[6] == rates[17] == 0.002 > rates[18] > rates[20]
+    # the one before the decay is kept beside the best and the last
+    assert {"checkpoint-16", "checkpoint-20"} <= {path.name for path in run_folder("grown").glob("checkpoint-*")}
+    said = finish(command(world, "grown", *stable, "--train_tokens", "3840", "--max_steps", "-1"))
+    assert "it goes on from checkpoint-16, where its learning rate had not begun to fall" in said
+    assert same(weights("grown"), weights("long"))
+    refused = finish(command(world, "grown", *stable, "--max_steps", "20"), code=1)
+    assert "train_tokens = 3840 instead of 2560" in refused
+
+
+def test_a_ramp_and_a_phase_are_resumed_where_they_were(world: Path) -> None:
+    helpers.corpus(helpers.SENTENCES[200:], helpers.SENTENCES[:100:37], name="late")
+    helpers.call(pack.main, "--corpus", "late", "--name", "late", "--sequence_length", "32")
+    # 1,536 tokens are 48 rows: 4 steps of 4, then of 8; from row 32 on out of the other set
+    words = ("--train_tokens", "1536", "--max_steps", "-1", "--batch_ramp", "512=8", "--phases", "1024=late")
+    said = finish(command(world, "ramp", *words, "--save_steps", "3"))
+    assert "steps 4 to 6: 8 rows each of sample:1" in said
+    assert "steps 6 to 8: 8 rows each of late:1" in said
+    train = records("ramp", "train")
+    assert [one["rows"] for one in train] == [4, 8, 12, 16, 24, 32, 40, 48]
+    sets = [PackedRows(open_artifact("packed", name)) for name in ("sample", "late")]
+    assert train[-1]["epoch"] == {"sample": round(32 / len(sets[0]), 4), "late": round(16 / len(sets[1]), 4)}
+    # the last row of a set is padded; all others have 31 tokens to predict
+    assert 48 * 31 - 2 * 31 <= train[-1]["tokens"] <= 48 * 31
+    # the schedule follows the rows: half of them are the middle of the cosine behind the warm-up of 2 steps
+    shutil.copytree(run_folder("ramp"), run_folder("cut"))
+    shutil.rmtree(run_folder("cut") / "final")
+    shutil.rmtree(run_folder("cut") / "checkpoint-8")
+    assert "goes on from checkpoint-6" in finish(command(world, "cut", *words, "--save_steps", "3"))
+    assert same(weights("cut"), weights("ramp"))
+    again = [one for one in records("cut", "train") if one["step"] > 6]
+    assert [one["rows_hash"] for one in again[:2]] == [one["rows_hash"] for one in again[2:]]
+    assert again[-1]["tokens"] == train[-1]["tokens"]
 
 
 def test_documents_apart(world: Path) -> None:
@@ -256,7 +282,7 @@ def test_a_damaged_row_ends_the_run_in_one_line(world: Path, tmp_path: Path) -> 
         (["--learning-rat", "1"], "did you mean --learning"),
         (["--deepspeed_config", "x.json"], "here it is --deepspeed FILE"),
         (["--deepspeed", "configs/ds/zero9.json"], "no such file"),
-        (["--size", "7b"], "--size 7b: the sizes are tiny, 125m, 350m, 1.3b"),
+        (["--size", "7b"], "--size 7b: the sizes are tiny, 14m, 125m, 350m, 1.3b"),
         (["--config", "configs/pretrain/smaple.yaml"], "shipped are"),
     ],
 )
