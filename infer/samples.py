@@ -7,10 +7,10 @@ import zlib
 from typing import Any
 
 from infer.charts import bar, korean, missing, percent, whole
-from infer.curves import number
+from infer.curves import Run
 from infer.story import Story, mapping
 from narae.artifact import KINDS, Artifact
-from narae.log import Mistake
+from narae.log import Mistake, number
 from narae.markup import NOTHING, table, text
 
 SETS = {"wording": "New wordings", "unasked": "Facts never asked"}
@@ -24,16 +24,16 @@ SHOWN = 10  # right answers, and as many wrong ones
 
 
 def side_by_side(story: Story) -> str:
-    """Before and after fine-tuning; of a run that was not tuned, its first and its latest samples."""
+    """Before and after fine-tuning; of a run that was not tuned, its samples as they developed."""
     base, run = story.base, story.run
     if run is None or not (run.last or (base and base.last)):
         return '<p class="missing">No samples yet: training writes some at each evaluation.</p>\n'
-    before, after, titles = run.first, run.last, ("first", "latest")
-    if story.tuned:
-        # Questions of the chat were answered before the first step of tuning; pretraining went on from other words.
-        before = {key: one for key, one in run.first.items() if one[0] == 0} | (base.last if base else {})
-        after = {key: one for key, one in run.last.items() if one[0] > 0}
-        titles = ("before fine-tuning", "after fine-tuning")
+    if not story.tuned:
+        return development(run)
+    # Questions of the chat were answered before the first step of tuning; pretraining went on from other words.
+    before = {key: one for key, one in run.first.items() if one[0] == 0} | (base.last if base else {})
+    after = {key: one for key, one in run.last.items() if one[0] > 0}
+    titles = ("before fine-tuning", "after fine-tuning")
     prompts = list(dict.fromkeys([*after, *before]))
     rows = ""
     for prompt in prompts:
@@ -44,7 +44,35 @@ def side_by_side(story: Story) -> str:
             none = "" if found else ' class="none"'
             cells += f"<dd{none}><small>{title}{step}</small>{said}</dd>"
         rows += f"<div><dt>{korean(prompt, 200)}</dt>{cells}</div>\n"
-    return f'<dl class="samples">{rows}</dl>\n'
+    laid = f'<dl class="samples">{rows}</dl>\n'
+    if base and any(len(found) > 1 for found in base.texts.values()):
+        laid += "<h3>While it was pretrained</h3>\n" + development(base)
+    return laid
+
+
+def development(run: Run) -> str:
+    """Each prompt's texts from the first evaluation to the latest."""
+    rows = ""
+    for prompt, found in run.texts.items():
+        cells = ""
+        for place, (step, said) in enumerate(stages := spread(found)):
+            note = ", latest" if place and place == len(stages) - 1 else ""
+            cells += f"<dd><small>step {whole(step)}{note}</small><p>{_continuation(prompt, said)}</p></dd>"
+        rows += f"<div><dt>{korean(prompt, 200)}</dt>{cells}</div>\n"
+    return f'<dl class="grown">{rows}</dl>\n'
+
+
+def spread(found: list[tuple[int, str]], count: int = 5) -> list[tuple[int, str]]:
+    """The first, the last, and between them steps that grow by one factor: a model learns fastest in the beginning."""
+    if len(found) <= count:
+        return found
+    first, last = max(found[0][0], 1), found[-1][0]
+    between = set()
+    for part in range(1, count - 1):
+        wanted = first * (last / first) ** (part / (count - 1))
+        _, place = min((abs(step - wanted), place) for place, (step, _) in enumerate(found[1:-1], start=1))
+        between.add(place)
+    return [found[0], *(found[place] for place in sorted(between)), found[-1]]
 
 
 def _continuation(prompt: str, said: str) -> str:

@@ -3,12 +3,13 @@
 from typing import Any
 
 from infer import samples
-from infer.charts import Series, bar, decimal, line_chart, missing, percent, short, size, whole
-from infer.curves import Run, number
+from infer.charts import Series, bar, decimal, facts, line_chart, missing, percent, short, size, took, whole
+from infer.curves import Run
+from infer.pretraining import pretraining, state
 from infer.story import Story, is_current, mapping, of
 from narae.artifact import KINDS
-from narae.log import duration
-from narae.markup import NOTHING, THIN, table, text
+from narae.log import number
+from narae.markup import NOTHING, table, text
 
 
 def headline(story: Story) -> list[tuple[str, str, str]]:
@@ -30,7 +31,7 @@ def headline(story: Story) -> list[tuple[str, str, str]]:
     stages = story.stages if story.run is None or story.run.finished else []
     measured = of(story.demo, "seconds") if stages else 0.0
     seconds = measured or sum(run.seconds for run in story.runs)
-    found.append(("Time", _time(seconds) if seconds else NOTHING, "every stage" if measured else "training alone"))
+    found.append(("Time", took(seconds) if seconds else NOTHING, "every stage" if measured else "training alone"))
     memory = max([0.0, *(run.memory_mb for run in story.runs), *(_peak(stage) for stage in stages)])
     found.append(("Peak memory", size(memory * 1e6) if memory else NOTHING, "the largest stage, all its processes"))
     return found
@@ -40,8 +41,8 @@ def body(story: Story, written: str) -> str:
     parts = [
         ("corpus", "Corpus", corpus(story)),
         ("tokenizer", "Tokenizer", tokenizer(story)),
-        ("pretraining", "Pretraining", training(story.pretrained, "packed", story)),
-        ("tuning", "Fine-tuning", training(story.tuned, "examples", story)),
+        ("pretraining", "Pretraining", pretraining(story)),
+        ("tuning", "Fine-tuning", tuning(story.tuned, story)),
         ("samples", "Samples", samples.side_by_side(story)),
         ("answers", "Answers", samples.answers(story.artifacts.get("answers"))),
         ("stages", "Stages", measured(story)),
@@ -68,11 +69,9 @@ def _state(run: Run | None) -> str:
     if not run.total_steps:
         return '<p class="state">The run has started; no step is logged yet. This page reloads itself.</p>'
     share = run.step / run.total_steps
-    left = f", about {_time(run.seconds * (1 / share - 1))} left" if share and run.seconds else ""
-    return (
-        f'<div class="state">Training: step {whole(run.step)} of {whole(run.total_steps)} ({percent(share, 0)}){left}. '
-        f"This page reloads itself.{bar(0, share, 'thin')}</div>\n"
-    )
+    left = f", about {took(run.seconds * (1 / share - 1))} left" if 0 < share < 1 and run.seconds else ""
+    done = f"step {whole(run.step)} of {whole(run.total_steps)} ({percent(share, 0)})"
+    return f'<div class="state">{state(run)}: {done}{left}. This page reloads itself.{bar(0, share, "thin")}</div>\n'
 
 
 def _numbers(story: Story) -> str:
@@ -81,11 +80,6 @@ def _numbers(story: Story) -> str:
         main = ' class="main"' if place < 3 else ""
         cells += f"<div{main}><dt>{label}</dt><dd><b>{value}</b><small>{note}</small></dd></div>"
     return f'<dl class="numbers">{cells}</dl>\n'
-
-
-def facts(pairs: list[tuple[str, str]]) -> str:
-    cells = "".join(f"<div><dt>{key}</dt><dd>{value}</dd></div>" for key, value in pairs if value != NOTHING)
-    return f'<dl class="facts">{cells}</dl>\n' if cells else ""
 
 
 def corpus(story: Story) -> str:
@@ -185,23 +179,21 @@ def tokenizer(story: Story) -> str:
     ) + samples.coloured(found, story.artifacts.get("corpus"))
 
 
-def training(run: Run | None, kind: str, story: Story) -> str:
-    command = KINDS["model"][1] if kind == "packed" else "python finetune/sft.py"
+def tuning(run: Run | None, story: Story) -> str:
     if run is None:
-        return missing("Not trained yet.", command)
+        return missing("Not trained yet.", "python finetune/sft.py")
     counts = run.artifact.counts if run.artifact else {}
     rows = [
         ("parameters", short(number(counts.get("parameters")))),
         ("steps", whole(run.step or None)),
         ("tokens", short(run.tokens or None)),
-        ("time", _time(run.seconds) if run.seconds else NOTHING),
+        ("time", took(run.seconds) if run.seconds else NOTHING),
         ("held-out loss", decimal(run.held_out_loss, 3)),
-        ("bits per byte", decimal(run.bits_per_byte, 3) if kind == "packed" else NOTHING),
         ("held-out answers exact", percent(run.exact)),
         ("peak memory", size(run.memory_mb * 1e6) if run.memory_mb else NOTHING),
     ]
     examples = story.counts("examples")
-    if kind == "examples" and examples:
+    if examples:
         rows.insert(0, ("examples", f"{whole(number(examples.get('train')))} + {whole(number(examples.get('val')))}"))
     charts = line_chart(
         "Loss",
@@ -212,7 +204,7 @@ def training(run: Run | None, kind: str, story: Story) -> str:
     rate = Series("learning rate", run.learning_rate.points, "strong")
     speed = Series("tokens per second", run.speed.points, "strong")
     charts += line_chart("Learning rate", [rate], "tokens", zero=True)
-    charts += line_chart("Tokens per second", [speed], "minutes", zero=True)
+    charts += line_chart("Tokens per second", [speed], "tokens", zero=True)
     if not charts:
         charts = f'<p class="missing">No step is logged in <code>{text(run.folder.name)}/metrics.jsonl</code>.</p>'
     broken = f'<p class="note">Steps whose loss is not a number: {whole(run.not_numbers)}.</p>\n'
@@ -230,7 +222,7 @@ def measured(story: Story) -> str:
         rows.append(
             [
                 text(stage.get("name", ""), 40),
-                _time(seconds) if seconds is not None else NOTHING,
+                took(seconds) if seconds is not None else NOTHING,
                 size((_peak(stage)) * 1e6 or None),
                 bar(0, (seconds or 0.0) / longest),
                 f"<code>{text(stage.get('command', ''), 300)}</code>",
@@ -275,7 +267,3 @@ def _amount(value: Any) -> tuple[float, float]:
 
 def _peak(stage: dict[str, Any]) -> float:
     return of(stage, "peak_memory_mb")
-
-
-def _time(seconds: float) -> str:
-    return duration(seconds).replace(" ", THIN)

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from infer.curves import Run, number, read_json, read_run
+from infer.curves import Run, read_json, read_run
 from narae.artifact import KINDS, Artifact, find, root
-from narae.log import Mistake, say
+from narae.log import Mistake, number, say
 
 
 @dataclass

@@ -9,6 +9,7 @@ for (const chart of document.querySelectorAll(".chart")) {
   };
   const lines = [...svg.querySelectorAll("polyline")].map((line) => ({
     name: line.dataset.name,
+    source: line.classList.contains("source"),
     points: [...line.points],
   }));
   const cursor = document.createElementNS("http://www.w3.org/2000/svg", "path");
@@ -17,13 +18,19 @@ for (const chart of document.querySelectorAll(".chart")) {
   svg.addEventListener("pointermove", (event) => {
     const box = svg.getBoundingClientRect();
     const at = (1000 * (event.clientX - box.left)) / box.width;
-    const near = lines.map(({ name, points }) => {
+    const height = (1000 * (event.clientY - box.top)) / box.height;
+    const all = lines.map(({ name, source, points }) => {
       const point = points.reduce((a, b) => (Math.abs(b.x - at) < Math.abs(a.x - at) ? b : a));
-      return { name, x: point.x, value: +top - (point.y / 1000) * (top - bottom) };
+      const value = show(+top - (point.y / 1000) * (top - bottom));
+      // What lies above the drawing is drawn at its edge.
+      const above = point.y === 0 && svg.querySelector(".above") ? "at least " : "";
+      return { x: point.x, y: point.y, source, words: `${name} ${above}${value}`.trim() };
     });
+    // Of many lines, the strong one and the one under the pointer.
+    const closest = all.reduce((a, b) => (Math.abs(b.y - height) < Math.abs(a.y - height) ? b : a));
+    const near = all.filter((one) => !one.source || one === closest);
     cursor.setAttribute("d", `M${near[0].x} 0V1000`);
-    output.textContent =
-      `${show((near[0].x / 1000) * right)}: ` + near.map((one) => `${one.name} ${show(one.value)}`).join(", ");
+    output.textContent = `${show((near[0].x / 1000) * right)}: ` + near.map((one) => one.words).join(", ");
   });
   svg.addEventListener("pointerleave", () => {
     cursor.removeAttribute("d");
