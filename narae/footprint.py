@@ -12,6 +12,7 @@ CHUNK = 1 << 22  # logits at a time in pretrain/loss.py
 CONTEXT = {"cuda": 1.2e9, "cpu": 0.6e9}
 SHARE = 0.4  # assumed: of the rate of a bare matrix product is what training reaches
 FLAT = 500_000_000  # parameters whose gradients stages 0 and 1 flatten into one to reduce them
+PREFETCH = 50_000_000  # parameters that ZeRO-3 gathers at once, DeepSpeed's default and that of configs/ds
 LIVE = 1_000_000_000  # parameters that ZeRO-3 gathers and keeps at a time, DeepSpeed's default
 
 
@@ -139,6 +140,7 @@ def moments_of(shape: Shape, way: Way) -> dict[str, Parts]:
     always, backward, step = states(shape, way, own)
     before = backward["backward ends"][1] if way.pieces > 1 else {}  # the sums of the passes before are there already
     grown = {name: before.get(name, 0.0) for name in ("gradients", "accumulation")}
+    grown["gathered"] = backward["backward begins"][1].get("gathered", 0.0)
     moments = {"head": merge(always, grown, {"activations": blocks.kept, "head": head})}
     for name, (left, there) in backward.items():
         there = there | {part: max(size, there.get(part, 0.0)) for part, size in grown.items()}
@@ -191,7 +193,9 @@ def states(shape: Shape, way: Way, own: int) -> tuple[Parts, dict[str, tuple[flo
     if way.offload:
         always, step = {"buckets": own * bucket}, {}
     # Gathered weights that are needed again within so many parameters stay: in a small model all of them
-    gathered = {"gathered": float(own * min(count, LIVE))}
+    # Several ranks' pieces arrive in one buffer and are put together beside it
+    arriving = min(count, PREFETCH) if way.ranks > 1 else 0
+    gathered = {"gathered": float(own * (min(count, LIVE) + arriving))}
     points = {"backward begins": (1.0, gathered), "backward ends": (0.0, gathered | {"buckets": own * bucket})}
     return always, points, step
 
