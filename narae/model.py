@@ -23,8 +23,8 @@ class Size:
 # half of one at 125m: a lab's run is shorter. The small ones are measured (docs/decisions.md).
 SIZES = {
     #             layers width heads  batch   rate  warm-up
-    "tiny": Size(4, 256, 4, 8, 2.0e-3, 0.04),  #          5.3M  [4,096]
-    "14m": Size(12, 256, 4, 16, 2.0e-3, 0.04),  #        13.7M  [8,192]
+    "tiny": Size(4, 256, 4, 4, 2.0e-3, 0.04),  #          5.3M  [4,096]
+    "14m": Size(12, 256, 4, 8, 2.0e-3, 0.04),  #        13.7M  [8,192]
     "125m": Size(12, 768, 12, 512, 6.0e-4, 0.02),  #    135.4M [32,768]
     "350m": Size(24, 1024, 16, 1024, 3.0e-4, 0.02),  #  369.4M [32,768]
     "1.3b": Size(24, 2048, 32, 2048, 2.0e-4, 0.02),  # 1,342.8M [32,768]

@@ -1,5 +1,6 @@
 """The planner's page: tables, conclusion and where each figure comes from, in the words of pretrain/plan.yaml."""
 
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,10 @@ def conclusion(config: Any, job: Job, ways: dict[str, Way], texts: Texts) -> Ite
         steps=f"{steps:,}",
         lost=figure(100 * (seconds / every + every / 2 / (config.mtbf_hours * 3600 / config.nodes))),
     )
+    tenth = math.ceil(tokens_of(config, job) / (10 * job.batch_rows * job.shape.length))
+    if steps > tenth:
+        steps = tenth
+        yield texts("words", "often", steps=f"{steps:,}")
     file = next(name for name, way in ways.items() if (way.stage, way.offload) == (best.stage, best.offload))
     yield texts("words", "best", way=texts.way(best), micro=best.micro, pieces=best.pieces)
     yield texts("words", "type")
@@ -120,7 +125,7 @@ def command(config: Any, job: Job, way: Way, file: str, steps: int) -> str:
     """What starts the run, in a shell."""
     words = ["--model_config", config.model_config] if config.model_config else ["--size", config.size]
     words += ["--batch_rows", str(job.batch_rows), "--per_device_train_batch_size", str(way.micro)]
-    words += ["--train_tokens", config.train_tokens] if config.train_tokens else []
+    words += ["--train_tokens", config.train_tokens or short(tokens_of(config, job))]
     words += ["--save_steps", str(steps), "--save_total_limit", str(config.save_total_limit)]
     words += ["--optimizer", "muon"] * way.muon + ["--gradient_checkpointing", "true"] * way.checkpointing
     words += ["--deepspeed", file] if file else []
