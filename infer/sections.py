@@ -87,6 +87,8 @@ def corpus(story: Story) -> str:
     if not counts:
         return missing("No corpus yet.", KINDS["corpus"][1])
     read, train, val = (_amount(counts.get(key)) for key in ("read", "train", "val"))
+    if not read[0]:  # made by hand: what was read is not known
+        return _flow(story) + _packed(story)
     lost = [(f"rejected: {text(reason, 60)}", *_amount(n)) for reason, n in mapping(counts.get("rejected")).items()]
     lost.sort(key=lambda one: -one[1])
     twice = mapping(counts.get("duplicates"))
@@ -138,7 +140,7 @@ def _flow(story: Story) -> str:
     steps = [
         (size(read[1] or None), f"read, {whole(read[0])} documents"),
         (size(train[1] + val[1]), f"kept, {whole(train[0] + val[0])} documents"),
-    ]
+    ][not read[0] :]
     if packed:
         tokens, rows = (sum(of(packed, split, key) for split in ("train", "val")) for key in ("tokens", "rows"))
         steps.append((f"{short(tokens)} tokens", f"of {whole(of(packed, 'entries') or None)} entries"))

@@ -158,7 +158,7 @@ def train(
     decay_step = course.steps
     if args.lr_scheduler_type == "warmup_stable_decay":
         decay_step = course.steps - round(config.decay * course.steps)
-    resume = resume_from(folder.path, course, grown)
+    resume = resume_from(folder.path, course, args, grown)
     step = int(resume.name.rsplit("-", 1)[1]) if resume else 0
     precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
     number = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
@@ -222,9 +222,10 @@ def read_course(checkpoint: Path) -> dict[str, Any]:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-def resume_from(run: Path, course: Course, grown: bool) -> Path | None:
+def resume_from(run: Path, course: Course, args: Any, grown: bool) -> Path | None:
     """The checkpoint to go on from, if there is one. A run that became longer goes back to before its rate fell."""
     from narae.checkpoint import damage, last_good
+    from pretrain.trainer import states_of
 
     found = last_good(run)
     if found is None:
@@ -237,6 +238,11 @@ def resume_from(run: Path, course: Course, grown: bool) -> Path | None:
     if was["steps"] < course.steps and was["decay_step"] < step and before.is_dir() and not damage(before):
         say(f"the run became longer: it goes on from {before.name}, where its learning rate had not begun to fall")
         found, step, was = before, was["decay_step"], read_course(before)
+    if was["states"] != states_of(args):
+        raise Mistake(
+            f"{found} holds the optimizer's states {was['states']}, this start would have them {states_of(args)}: "
+            "start it as before; pretrain/publish.py makes a model of what it has learned"
+        )
     if was["history"] != course.history(step):
         raise Mistake(
             f"by {found.name} the run had read other rows than this course would have: {was['history']} instead of "

@@ -24,6 +24,14 @@ from pretrain.segments import Course, fingerprint
 COURSE = "course.json"  # in each checkpoint: how far the run had come, and by which steps
 
 
+def states_of(args: Any) -> str:
+    """How ranks hold the optimizer's states. Without DeepSpeed each has them all."""
+    if stage(args) is None:
+        return "on every rank"
+    precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
+    return f"by ZeRO-{stage(args)} on {args.world_size} ranks in {precision}"
+
+
 class SaveBeforeDecay(TrainerCallback):
     """A longer run goes on from where the learning rate had not begun to fall."""
 
@@ -202,6 +210,7 @@ class Pretrainer(CheckpointTrainer):
             "history": self.course.history(step),
             "steps": self.course.steps,
             "decay_step": self.decay_step,
+            "states": states_of(self.args),
             "tokens": self.tokens + self._counted(),
         }
         if rank() == 0:

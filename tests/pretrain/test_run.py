@@ -194,7 +194,10 @@ def test_a_mixture_resumed_reads_the_same_rows(world: Path) -> None:
 
 def test_a_longer_run_goes_on_from_before_the_decay(world: Path) -> None:
     stable = ("--lr_scheduler_type", "warmup_stable_decay", "--save_total_limit", "1", "--warmup_steps", "5")
-    finish(command(world, "long", *stable, "--max_steps", "30"))
+    finish(command(world, "long", *stable, "--max_steps", "30", "--report_to", "tensorboard"))
+    events = next((run_folder("long") / "tensorboard").glob("events.out.tfevents.*")).read_bytes()
+    told = [b"train/loss", b"train/mfu", b"train/tokens_per_s", b"eval/bits_per_byte", b"eval/other_bits_per_byte"]
+    assert all(tag in events for tag in told)
     assert open_artifact("model", "long").manifest["config"]["train_tokens"] == 30 * 4 * 32
     finish(command(world, "grown", *stable, "--max_steps", "20", "--save_steps", "7"))
     rates = {one["step"]: one["learning_rate"] for one in records("grown", "train")}
