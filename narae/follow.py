@@ -24,7 +24,10 @@ from narae.config import HOME
 from narae.log import Metrics, Mistake, differs, duration, rank, read_metrics, say
 
 STOPPED = 85  # exit code: a signal came, a checkpoint was written, run the same command again to go on
-CHANGEABLE = "the length where it grows, micro-batches, evaluation, logging and saving; without DeepSpeed ranks and precision, too"
+CHANGEABLE = (
+    "the length where it grows, micro-batches, evaluation, logging and saving; "
+    "without DeepSpeed ranks and precision, too"
+)
 
 
 def world() -> int:

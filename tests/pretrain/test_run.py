@@ -209,6 +209,9 @@ def test_a_longer_run_goes_on_from_before_the_decay(world: Path) -> None:
     assert same(weights("grown"), weights("long"))
     refused = finish(command(world, "grown", *stable, "--max_steps", "20"), code=1)
     assert "train_tokens = 3840 instead of 2560" in refused
+    other = ("--max_steps", "40", "--deepspeed", "configs/ds/zero2.json")
+    refused = finish(command(world, "grown", *stable, *other), code=1)
+    assert "states on every rank, this start would have them by ZeRO-2 on 1 ranks in fp32" in refused
 
 
 def test_a_ramp_and_a_phase_are_resumed_where_they_were(world: Path) -> None:
