@@ -125,12 +125,18 @@ def test_muon_changes_the_config_in_memory(capsys: pytest.CaptureFixture[str]) -
         zero.for_muon(asked)
 
 
-def test_muon_is_refused_where_deepspeed_gets_it_wrong() -> None:
-    with pytest.raises(Mistake, match=r"wrong in DeepSpeed's stage 2 .* take --deepspeed configs/ds/zero1.json"):
-        zero.for_muon(Args(hf_deepspeed_config=Filled(changed())))
-    zero.for_muon(Args(bf16=False, hf_deepspeed_config=Filled(changed())))
-    zero.for_muon(Args(hf_deepspeed_config=Filled(changed(data_types={}))))
-    zero.for_muon(Args(hf_deepspeed_config=Filled(changed(zero={"stage": 1}))))
+def test_muon_sums_in_bf16_where_deepspeed_gets_fp32_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, left in (
+        ({}, {}),
+        ({"zero": {"stage": 1}}, {"grad_accum_dtype": "fp32"}),
+    ):
+        args = Args(max_grad_norm=0.0, hf_deepspeed_config=Filled(changed(**words)))
+        zero.for_muon(args)
+        assert args.hf_deepspeed_config.config["data_types"] == left
+        assert ("Muon under ZeRO-2 sums gradients in bf16" in capsys.readouterr().err) == (not left)
+    whole = Args(bf16=False, max_grad_norm=0.0, hf_deepspeed_config=Filled(changed()))
+    zero.for_muon(whole)
+    assert whole.hf_deepspeed_config.config["data_types"] == {"grad_accum_dtype": "fp32"}
 
 
 def test_without_deepspeed_there_is_no_stage() -> None:

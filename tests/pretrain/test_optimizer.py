@@ -26,6 +26,7 @@ WAYS = {
     "muon-2-fp32-10": 0.002,
     "muon-3-fp32-10": 0.002,
     "muon-1-bf16-10": 0.005,
+    "muon-2-bf16-10": 0.005,
     "adamw-0-bf16": 0.008,
 }
 PLAIN = ("muon-plain-fp32", "muon-plain-bf16", "adamw-plain-bf16")
