@@ -40,6 +40,7 @@ class CheckpointTrainer(Trainer):
         barrier()
         try:
             super()._save_checkpoint(model, trial)
+            self._name_best(run)
             self.leave(self._staging / final.name)
             barrier()  # every rank's random states are written
             if rank() == 0:
@@ -49,9 +50,15 @@ class CheckpointTrainer(Trainer):
             barrier()
         finally:
             self._staging, self.args.save_total_limit = None, keep
-            # super() means the staging; and where a path stands here, its end removes all but the best
-            best = self.args.load_best_model_at_end and self.state.best_global_step
-            self.state.best_model_checkpoint = str(run / f"checkpoint-{best}") if best else None
+
+    def _name_best(self, run: Path) -> None:
+        """Trainer wrote down that the best lies in the staging. Where no path stands it keeps what rotation keeps."""
+        assert self._staging is not None
+        best = self.args.load_best_model_at_end and self.state.best_global_step
+        self.state.best_model_checkpoint = str(run / f"checkpoint-{best}") if best else None
+        if rank() == 0:
+            file = self._staging / f"checkpoint-{self.state.global_step}" / "trainer_state.json"
+            self.state.save_to_json(str(file))
 
     def leave(self, checkpoint: Path) -> None:
         """All ranks: what a kind of training adds to its checkpoints."""

@@ -30,6 +30,7 @@ from pretrain.segments import Course
 from pretrain.settings import RECIPE, Config, advice, check, course_of, grows, identity_of, profiled, sets_of
 
 CONFIG = "configs/pretrain/sample.yaml"
+FIGURES = "loss", "loss_inside", "bits_per_byte", "accuracy"
 
 
 def main() -> None:
@@ -48,6 +49,10 @@ def main() -> None:
     rows = Mixture([PackedRows(packed, "train") for packed in sets], mixing=course.segments[0].mixing)
     held_out = Mixture([PackedRows(packed, "val") for packed in sets])
     share_batch(args, asked, course)
+    best = args.metric_for_best_model.removeprefix("eval_")
+    known = [*FIGURES, *(f"{name}_bits_per_byte" for name in held_out.source_names)]
+    if best not in known and not config.metric:  # whose figures are known when it has judged
+        raise Mistake(f"--metric_for_best_model {best}: the evaluation has {', '.join(known)}")
     if config.optimizer == "muon":
         zero.for_muon(args)
     metrics = train(config, args, course, rows, held_out, identity, grown)
@@ -208,8 +213,7 @@ def train(
     if rank() == 0 and (ledger := read_ledger(folder.path)) is not None:
         say(ledger.lines()[0])
     last = history[-1] if history else {}
-    wanted = ("loss", "loss_inside", "bits_per_byte", "accuracy")
-    figures = {key: last[f"eval_{key}"] for key in wanted if f"eval_{key}" in last}
+    figures = {key: last[f"eval_{key}"] for key in FIGURES if f"eval_{key}" in last}
     return {"parameters": size_of(model), "trained_tokens": trainer.tokens, **figures}
 
 

@@ -189,7 +189,7 @@ class Pretrainer(CheckpointTrainer):
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         wanted = str(self.args.metric_for_best_model)
         if f"eval_{wanted.removeprefix('eval_')}" not in metrics:
-            known = ", ".join(key.removeprefix("eval_") for key in metrics)
+            known = ", ".join(key.removeprefix("eval_") for key in metrics if key.startswith("eval_"))
             raise Mistake(f"--metric_for_best_model {wanted}: the evaluation has {known}")
         best = super()._determine_best_metric(metrics, trial)
         if best and self.args.save_strategy != "no":

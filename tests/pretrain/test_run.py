@@ -129,6 +129,7 @@ def test_killed_and_resumed_is_the_same_to_the_bit(world: Path) -> None:
     output = finish(command(world, "killed"))
     assert "model.safetensors does not have the hash that was written down" in output
     assert re.search(r"goes on from checkpoint-\d+", output)
+    assert "[transformers]" not in output  # which would warn of a best checkpoint that lay elsewhere
     assert same(weights("killed"), weights("straight"))
     assert losses("killed") == losses("straight")
 
@@ -290,6 +291,9 @@ def test_a_damaged_row_ends_the_run_in_one_line(world: Path, tmp_path: Path) -> 
         (["--deepspeed", "configs/ds/zero9.json"], "no such file"),
         (["--size", "7b"], "--size 7b: the sizes are tiny, 14m, 125m, 350m, 1.3b"),
         (["--config", "configs/pretrain/smaple.yaml"], "shipped are"),
+        (["--metric_for_best_model", "accuray"], "accuracy, other_bits_per_byte"),
+        (["--report_to", "neptune"], "--report_to neptune needs the package neptune: pip install neptune"),
+        (["--batch_rows", "9", "--gradient_accumulation_steps", "2"], "leave the last one out, it follows"),
     ],
 )
 def test_one_clear_line(words: list[str], message: str, world: Path) -> None:
