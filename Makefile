@@ -36,7 +36,7 @@ run: .venv/.installed
 	  $(if $(CHAT),--chat "$(CHAT)") $(if $(VOCAB),--vocab_size "$(VOCAB)") $(if $(DRY_RUN),--dry_run)
 
 test: .venv/.installed-dev
-	@HF_HUB_OFFLINE=1 $(RUN) -m pytest --durations=15
+	@HF_HUB_OFFLINE=1 $(RUN) -m pytest -n 2 --dist loadfile --durations=15
 
 check: .venv/.installed-dev
 	@$(RUN) -m ruff format --check .
