@@ -147,6 +147,7 @@ class Follow(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.stopper.agreed(args.device):
             control.should_log = control.should_save = control.should_training_stop = True
+        control.should_log |= state.global_step >= state.max_steps
 
     @contextlib.contextmanager
     def aside(self) -> Iterator[dict[str, float]]:
