@@ -53,6 +53,7 @@ def main() -> None:
     if current("model", config.name, identity, parents, inputs, config.overwrite):
         return
 
+    from narae.checkpoint import part
     from narae.follow import RunFolder
     from narae.training import quiet
 
@@ -64,18 +65,18 @@ def main() -> None:
     lineage = {"parents": {parent.kind: parent.fingerprint for parent in parents}, "inputs": inputs}
     folder = RunFolder(config.name, identity | lineage, config.overwrite)
     counts, staged = train(config, args, base, tokenizer, examples, folder)
-    if rank() != 0:
-        return
-    draft = begin("model", config.name, identity, parents, inputs, overwrite=True)
-    assert draft is not None
-    with draft:
-        for file in staged.iterdir():
-            if file.name != "training_args.bin":
-                file.rename(draft.path / file.name)
-        draft.counts |= counts
-    shutil.rmtree(staged, ignore_errors=True)
-    held_out = f", {counts['exact']:.1%} of {counts['val']:,} held-out answers exact" if counts["val"] else ""
-    say(f"finished: {draft.target}{held_out}")
+    if rank() == 0:
+        draft = begin("model", config.name, identity, parents, inputs, overwrite=True)
+        assert draft is not None
+        with draft:
+            for file in staged.iterdir():
+                if file.name != "training_args.bin":
+                    file.rename(draft.path / file.name)
+            draft.counts |= counts
+        shutil.rmtree(staged, ignore_errors=True)
+        held_out = f", {counts['exact']:.1%} of {counts['val']:,} held-out answers exact" if counts["val"] else ""
+        say(f"finished: {draft.target}{held_out}")
+    part()
 
 
 def arguments() -> tuple[SftConfig, Any]:

@@ -20,6 +20,7 @@ import yaml
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from narae.artifact import plain, root
+from narae.checkpoint import part
 from narae.config import HOME
 from narae.log import Metrics, Mistake, differs, duration, rank, read_metrics, say
 
@@ -206,6 +207,7 @@ class Follow(TrainerCallback):
         self.folder.metrics.write("stop", step=step, cause=cause)
         self.close()
         say(f"stopped by a signal after step {step:,}; the same command goes on from there")
+        part()
         sys.exit(STOPPED)
 
     def refresh_report(self) -> None:

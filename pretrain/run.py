@@ -55,9 +55,12 @@ def main() -> None:
         raise Mistake(f"--metric_for_best_model {best}: the evaluation has {', '.join(known)}")
     if config.optimizer == "muon":
         zero.for_muon(args)
+    from narae.checkpoint import part
+
     metrics = train(config, args, course, rows, held_out, identity, grown)
     if rank() == 0:
         publish(config, args, course, sets, identity, metrics)
+    part()
 
 
 def arguments(asked: dict[str, Any] | None = None) -> tuple[Config, Any]:
