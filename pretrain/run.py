@@ -179,7 +179,7 @@ def train(
         Batches(rows, course, args.per_device_train_batch_size, boundaries, step, args.process_index, args.world_size),
         judge=Judge(held_out, tokenizer, args, boundaries, config.eval_rows, config.metric, config.prompts),
         follow=Follow(folder, config.name, about=about),
-        muon={
+        rule={
             "kind": config.optimizer,
             "muon_learning_rate": config.muon_learning_rate,
             "muon_momentum": config.muon_momentum,

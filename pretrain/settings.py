@@ -57,6 +57,8 @@ def check(config: Config, asked: dict[str, Any]) -> None:
         raise Mistake(
             "--device_map spreads one model over devices in one process; here each rank has its own: leave it"
         )
+    if config.optimizer == "muon" and "optim" in asked:
+        raise Mistake(f"--optimizer muon and --optim {asked['optim']}: leave one out")
     if not 0 < config.decay <= 1:
         raise Mistake(f"--decay {config.decay}: it is a share of the run, above 0 and at most 1")
     if config.metric and not Path(config.metric).exists():

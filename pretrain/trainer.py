@@ -50,18 +50,18 @@ class Pretrainer(CheckpointTrainer):
         batches: Batches,
         judge: Judge,
         follow: Follow,
-        muon: dict[str, Any],
+        rule: dict[str, Any],
         decay_step: int,
         flops_per_token: float,
         matmul_per_s: float,
         **words: Any,
     ):
-        """`decay_step`: where the learning rate of warmup_stable_decay begins to fall; else the last step.
-        `muon`: which optimizer, and what it wants to know beyond `args`.
+        """`rule`: which optimizer, and what it wants to know beyond `args`. `decay_step`: where the learning rate of
+        warmup_stable_decay begins to fall; else the last step.
         """
         super().__init__(eval_dataset=judge.held_out, callbacks=[follow, SaveBeforeDecay(decay_step)], **words)
         self.rows, self.course, self.batches, self.judge, self.follow = rows, course, batches, judge, follow
-        self.muon, self.decay_step = muon, decay_step
+        self.rule, self.decay_step = rule, decay_step
         self.flops_per_token, self.matmul_per_s = flops_per_token, matmul_per_s
         self.tokens = 0  # loss-bearing, on all ranks, until the last record
         self._window = np.zeros(3, np.int64)  # since then, on this rank: loss-bearing tokens, rows, their fingerprint
@@ -76,8 +76,10 @@ class Pretrainer(CheckpointTrainer):
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
+            if not str(self.args.optim).startswith("adamw_torch"):  # another of transformers' own
+                return super().create_optimizer()
             weights: Any = model or self.model
-            self.optimizer = create(weights, self.args, **self.muon, stage=self._stage)
+            self.optimizer = create(weights, self.args, **self.rule, stage=self._stage)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
@@ -90,6 +92,8 @@ class Pretrainer(CheckpointTrainer):
             kind, warmup = self.args.lr_scheduler_type, self.args.get_warmup_steps(steps)
             self.lr_scheduler = get_scheduler(kind, optimizer or self.create_optimizer(), warmup, steps, words)
             if len({one.batch_rows for one in self.course.segments}) > 1:
+                if not hasattr(self.lr_scheduler, "lr_lambdas"):
+                    raise Mistake(f"--lr_scheduler_type {kind.value} knows no course ahead, which --batch_ramp needs")
                 share = steps / self.course.rows
                 self.lr_scheduler.lr_lambdas = [
                     lambda step, at=at: at(self.course.position(step) * share)  # type: ignore[misc]

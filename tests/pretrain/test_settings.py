@@ -100,6 +100,7 @@ def test_watching_is_no_part_of_what_a_run_is(world: Path) -> None:
     ("words", "message"),
     [
         (["--optimizer", "lion"], "--optimizer lion: it is adamw or muon"),
+        (["--optimizer", "muon", "--optim", "lion_32bit"], "--optimizer muon and --optim lion_32bit: leave one out"),
         (["--decay", "1.5"], "--decay 1.5: it is a share of the run"),
         (["--device_map", "auto"], "--device_map spreads one model over devices in one process"),
         (["--metric", "absent.py"], "--metric absent.py: there is no such file"),
