@@ -93,9 +93,8 @@ class Pretrainer(CheckpointTrainer):
             self.lr_scheduler = get_scheduler(kind, optimizer or self.create_optimizer(), warmup, steps, words)
             if len({one.batch_rows for one in self.course.segments}) > 1:
                 if not hasattr(self.lr_scheduler, "lr_lambdas"):
-                    raise Mistake(
-                        f"--lr_scheduler_type {getattr(kind, 'value', kind)} knows no course ahead, which --batch_ramp needs"
-                    )
+                    name = getattr(kind, "value", kind)
+                    raise Mistake(f"--lr_scheduler_type {name} knows no course ahead, which --batch_ramp needs")
                 share = steps / self.course.rows
                 self.lr_scheduler.lr_lambdas = [
                     lambda step, at=at: at(self.course.position(step) * share)  # type: ignore[misc]
