@@ -6,6 +6,7 @@ A run that is finished under this name is only read.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -70,8 +71,10 @@ def start(words: list[str]) -> subprocess.Popen[bytes]:
 
 def ranks(process: subprocess.Popen[bytes]) -> list[int]:
     """The processes that train, in the order of their ranks."""
-    below = psutil.Process(process.pid).children(recursive=True)
-    mine = {word: one.pid for one in below for word in one.cmdline() if word.startswith("--local_rank=")}
+    mine = {}
+    for one in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # a page that was just written leaves a process without words
+            mine |= {word: one.pid for word in one.cmdline() if word.startswith("--local_rank=")}
     return [mine[word] for word in sorted(mine)]
 
 
