@@ -97,15 +97,22 @@ def from_values(values: dict[str, Any], vocabulary: int, sequence_length: int) -
 TO_RESIDUAL = {"dense", "fc2", "o_proj", "down_proj", "dense_4h_to_h", "out_proj", "w2", "c_proj"}
 
 
-def new_model(config: Any, seed: int, scaled: bool = True) -> Any:
-    """Random weights, the same for a seed on any number of ranks; `scaled` starts deep models as narrow as shallow."""
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, set_seed
+def kind_of(config: Any) -> Any:
+    """The class of a config's causal LM."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise Mistake(f"--model_config: transformers has no causal LM of model_type {config.model_type!r}")
+    return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+
+
+def new_model(config: Any, seed: int, scaled: bool = True) -> Any:
+    """Random weights, the same for a seed on any number of ranks; `scaled` starts deep models as narrow as shallow."""
+    from transformers import set_seed
+
+    kind = kind_of(config)
     set_seed(seed)
     # from_config would initialise inside zero.Init under ZeRO-3; the class itself does not
-    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     model = kind(config)
     if scaled:
         scale_by_depth(model)

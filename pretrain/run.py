@@ -10,6 +10,7 @@ or goes on with a larger --train_tokens. Every field of transformers' TrainingAr
 recommends (batch, learning rate, warm-up) holds where neither the config nor the command line says otherwise.
 """
 
+import copy
 import inspect
 import json
 import os
@@ -147,20 +148,14 @@ def train(
     )
     shape.bos_token_id = shape.eos_token_id = tokenizer.eos_token_id
     shape.pad_token_id = tokenizer.pad_token_id
+    fits(config, shape)
     # An unfinished run does not go on with other rows
     lineage = {"packed": packed.fingerprint}
     lineage |= {f"packed {other.artifact.name}": other.artifact.fingerprint for other in rows.sets[1:]}
     folder = RunFolder(config.name, identity | {"parents": lineage}, config.overwrite, growing="train_tokens")
     model = new_model(shape, args.seed, config.scaled_init)
     if config.attn_implementation:
-        try:
-            model.set_attn_implementation(config.attn_implementation)
-        except (ValueError, ImportError) as error:
-            raise Mistake(f"--attn_implementation {config.attn_implementation}: {str(error).splitlines()[0]}") from None
-    if config.document_attention and "position_ids" not in inspect.signature(type(model).forward).parameters:
-        raise Mistake(
-            f"a {shape.model_type} model takes no positions to keep documents apart: --document_attention false"
-        )
+        model.set_attn_implementation(config.attn_implementation)
     use_loss_head(model)
     args.eval_strategy = args.eval_strategy if len(held_out) else "no"
     decay_step = course.steps
@@ -218,6 +213,26 @@ def train(
     last = history[-1] if history else {}
     figures = {key: last[f"eval_{key}"] for key in FIGURES if f"eval_{key}" in last}
     return {"parameters": size_of(model), "trained_tokens": trainer.tokens, **figures}
+
+
+def fits(config: Config, shape: Any) -> None:
+    """Asked of a model without weights: a wrong word must not cost the folder of a run that --overwrite names."""
+    import torch
+
+    from narae.model import kind_of
+
+    kind = kind_of(shape)
+    if config.document_attention and "position_ids" not in inspect.signature(kind.forward).parameters:
+        raise Mistake(
+            f"a {shape.model_type} model takes no positions to keep documents apart: --document_attention false"
+        )
+    if config.attn_implementation:
+        with torch.device("meta"):
+            empty = kind(copy.deepcopy(shape))
+        try:
+            empty.set_attn_implementation(config.attn_implementation)
+        except (ValueError, ImportError) as error:
+            raise Mistake(f"--attn_implementation {config.attn_implementation}: {str(error).splitlines()[0]}") from None
 
 
 def read_course(checkpoint: Path) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """A training run does what it says, and survives what kills it."""
 
-import json
 import os
 import re
 import shutil
@@ -16,7 +15,7 @@ import helpers
 import pytest
 import torch
 from helpers import HOME
-from runs import finish, losses, run_folder, same, weights
+from runs import finish, losses, pretrain, run_folder, same, small_world, weights
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from narae.artifact import open_artifact
@@ -27,15 +26,7 @@ from narae.order import Mixing, batch
 from narae.packed import PackedRows
 from pretrain import pack
 from pretrain.batches import Boundaries, tensors
-from tokenizer import train
 
-SHAPE = {
-    "model_type": "phi",
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-}
 OPTIONS = (
     "--batch_rows 4 --per_device_train_batch_size 2 --max_steps 30 --warmup_steps 10 --learning_rate 0.002 "
     "--save_steps 5 --eval_steps 10 --logging_steps 1"
@@ -45,23 +36,15 @@ OPTIONS = (
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Packed rows of a few hundred sentences, a model of two layers, and one undisturbed run in fp32."""
-    folder = tmp_path_factory.mktemp("pretrain")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NARAE_ARTIFACTS", str(folder / "artifacts"))
-        patch.setenv("OMP_NUM_THREADS", "1")
-        helpers.corpus()
-        helpers.call(train.main, "--vocab_size", "384")
-        helpers.call(pack.main, "--sequence_length", "32")
-        (folder / "phi.json").write_text(json.dumps(SHAPE))
+    with small_world(tmp_path_factory.mktemp("pretrain")) as folder:
+        (folder / "t5.json").write_text('{"model_type": "t5"}')
         done = finish(command(folder, "straight"))
         assert "finished" in done
         yield folder
 
 
-def command(folder: Path, name: str, *words: str, start: list[str] | None = None) -> subprocess.Popen[str]:
-    script = [*(start or [sys.executable]), str(HOME / "pretrain/run.py")]
-    words = ("--name", name, "--model_config", str(folder / "phi.json"), "--no_bf16", *OPTIONS.split(), *words)
-    return subprocess.Popen([*script, *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def command(folder: Path, name: str, *words: str) -> subprocess.Popen[str]:
+    return pretrain(folder, name, "--no_bf16", *OPTIONS.split(), *words)
 
 
 def records(name: str, kind: str) -> list[dict[str, Any]]:
@@ -242,7 +225,11 @@ def test_a_ramp_and_a_phase_are_resumed_where_they_were(world: Path) -> None:
 
 def test_documents_apart(world: Path) -> None:
     words = ("--document_attention", "--document_loss", "inside", "--max_steps", "2")
-    finish(command(world, "apart", *words))
+    # eager attention is another way to the same loss, and a trace of a step changes nothing
+    finish(command(world, "apart", *words, "--attn_implementation", "eager", "--profile_steps", "2:2"))
+    traced = run_folder("apart") / "profile"
+    assert "aten::" in (traced / "steps-2-2-rank0.txt").read_text()
+    assert (traced / "steps-2-2-rank0.json.gz").stat().st_size > 1000
     packed = PackedRows(open_artifact("packed", "sample"))
     rows = Mixture([packed], seed=42)
     numbers = batch(rows.mixing, 0, 4).tolist()
@@ -292,6 +279,8 @@ def test_a_damaged_row_ends_the_run_in_one_line(world: Path, tmp_path: Path) -> 
         (["--size", "7b"], "--size 7b: the sizes are tiny, 14m, 125m, 350m, 1.3b"),
         (["--config", "configs/pretrain/smaple.yaml"], "shipped are"),
         (["--metric_for_best_model", "accuray"], "accuracy, other_bits_per_byte"),
+        (["--attn_implementation", "flash_attention_9"], '"flash_attention_9"` is not supported'),
+        (["--model_config", "t5.json"], "transformers has no causal LM of model_type 't5'"),
         (["--report_to", "neptune"], "--report_to neptune needs the package neptune: pip install neptune"),
         (["--batch_rows", "9", "--gradient_accumulation_steps", "2"], "leave the last one out, it follows"),
     ],
