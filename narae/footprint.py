@@ -6,6 +6,8 @@ Memory is that of the worst moment of a step, part by part, as transformers' Tra
 from dataclasses import dataclass
 from typing import Any
 
+from narae.model import kind_of
+
 BF16, FP32 = 2, 4  # bytes
 CHUNK = 1 << 22  # logits at a time in pretrain/loss.py
 # Assumed: CUDA's context, cuBLAS and NCCL take about so much of a GPU; Python with torch and transformers of a host
@@ -41,12 +43,9 @@ class Shape:
 
 def shape_of(config: Any, length: int) -> Shape:
     import torch
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    # The class itself: from_config would partition the model under ZeRO-3
-    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     with torch.device("meta"):
-        model = kind(config)
+        model = kind_of(config)(config)  # the class itself: from_config would partition the model under ZeRO-3
     weights = list(model.parameters())
     embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings()
     ends = {id(embedding), id(head.weight)}

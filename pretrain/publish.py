@@ -147,9 +147,9 @@ def counts_of(run: Path, checkpoint: Path) -> dict[str, Any]:
 def load(checkpoint: Path, dtype: str) -> tuple[Any, Any]:
     """The model with its generation defaults, and its tokenizer."""
     import torch
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
-    from narae.model import generation_defaults
+    from narae.model import generation_defaults, kind_of
     from narae.training import quiet
 
     quiet()
@@ -162,8 +162,7 @@ def load(checkpoint: Path, dtype: str) -> tuple[Any, Any]:
         path, source = None, {"state_dict": masters(checkpoint), "dtype": torch.float32}
     else:
         path, source = str(checkpoint), {"dtype": "auto"}
-    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(shape)]
-    model, met = kind.from_pretrained(path, config=shape, output_loading_info=True, **source)
+    model, met = kind_of(shape).from_pretrained(path, config=shape, output_loading_info=True, **source)
     if met["missing_keys"]:
         raise Mistake(f"{checkpoint} has no weights of {sorted(met['missing_keys'])[0]}: it is of another model")
     if dtype != "auto":
