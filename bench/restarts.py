@@ -71,7 +71,7 @@ def start(words: list[str]) -> subprocess.Popen[bytes]:
 
 def ranks(process: subprocess.Popen[bytes]) -> list[int]:
     """The processes that train, in the order of their ranks."""
-    mine = {}
+    mine: dict[str, int] = {}
     for one in psutil.Process(process.pid).children(recursive=True):
         with contextlib.suppress(psutil.Error):  # a page that was just written leaves a process without words
             mine |= {word: one.pid for word in one.cmdline() if word.startswith("--local_rank=")}
