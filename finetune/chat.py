@@ -19,6 +19,7 @@ from finetune.examples import ByLength, Row, check_template, collate
 from narae.checkpoint import CheckpointTrainer
 from narae.follow import Follow
 from narae.log import Mistake, say
+from narae.pulse import beat
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -113,6 +114,7 @@ class AnswerTrainer(CheckpointTrainer):
         model.eval()
         with torch.no_grad():
             for n in range(math.ceil(len(batches) / args.world_size)):  # as many on every rank: ZeRO-3 gathers in each
+                beat(f"evaluation: batch {n + 1}")
                 mine = n * args.world_size + args.process_index
                 inputs = self._prepare_inputs(self.data_collator(batches[min(mine, len(batches) - 1)]))
                 with self.compute_loss_context_manager():
@@ -138,7 +140,8 @@ class AnswerTrainer(CheckpointTrainer):
         """What the model answers to fixed questions, into metrics.jsonl. Under ZeRO-3 every rank takes part."""
         tokenizer: Any = self.processing_class
         model.eval()
-        for question in self.questions:
+        for number, question in enumerate(self.questions, start=1):
+            beat(f"samples: question {number}")
             chat = [{"role": "user", "content": question}]
             ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
             ids = ids["input_ids"].to(self.args.device)

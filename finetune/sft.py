@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from narae.artifact import Artifact, begin, current, hash_file, open_artifact
+from narae.artifact import Artifact, begin, current, hash_file, open_artifact, root
 from narae.config import deciding, option, parse, parse_first, resolved
 from narae.log import Mistake, rank, say
+from narae.pulse import TIMEOUT, beat, long, seconds_for, together
 
 CONFIG = "configs/finetune/sample.yaml"
 
@@ -52,7 +53,14 @@ def main() -> None:
     parents.append(examples)
     if current("model", config.name, identity, parents, inputs, config.overwrite):
         return
+    with together(root() / "runs" / config.name, training.get("hang_timeout", TIMEOUT)):
+        work(base, parents, inputs, examples, identity)
 
+
+def work(
+    base: Path, parents: list[Artifact], inputs: dict[str, Any], examples: Artifact, identity: dict[str, Any]
+) -> None:
+    """All ranks: from the examples to the published model."""
     from narae.checkpoint import part
     from narae.follow import RunFolder
     from narae.training import quiet
@@ -108,19 +116,23 @@ def train(
     """Returns what the manifest counts, and the folder with the model."""
     from finetune.chat import AnswerTrainer, count, load_model, with_adapters
     from finetune.examples import encode, read_messages
-    from narae.checkpoint import last_good
+    from narae.checkpoint import checkpoints, first_says, last_good
     from narae.follow import Follow
+    from narae.restarts import check_restarts
 
     began = time.monotonic()
+    beat("loading the model")
     model = load_model(base, args.seed)
     context = int(getattr(model.config, "max_position_embeddings", 0) or tokenizer.model_max_length)
     conversations = {split: read_messages(examples.path / f"{split}.jsonl") for split in ("train", "val")}
-    rows, too_long = encode(tokenizer, conversations["train"], context)
-    held_out, too_long_val = encode(tokenizer, conversations["val"], context)
+    with long("encoding the examples", 500 * seconds_for(examples.path)):
+        rows, too_long = encode(tokenizer, conversations["train"], context)
+        held_out, too_long_val = encode(tokenizer, conversations["val"], context)
     if not rows:
         raise Mistake(f"all {too_long:,} examples of '{examples.name}' are longer than the model's {context} tokens")
     if too_long + too_long_val:
         say(f"{too_long + too_long_val:,} examples are longer than the model's {context} tokens and left out")
+    beat("preparing the model")
     model.generation_config = generation(config, tokenizer, rows[0])
     parameters = count(model.parameters())
     if config.method == "lora":
@@ -131,7 +143,11 @@ def train(
     follow = Follow(folder, config.name, tokens_per_step=per_step * tokens / len(rows))
     prompts = config.prompts or [chat[-2]["content"] for chat in conversations["val"][:5]]
     trainer = AnswerTrainer(model, args, tokenizer, rows, held_out, follow, prompts)
-    resume = last_good(folder.path)
+    trainer.mark = folder.mark
+    with long("looking for the newest whole checkpoint", seconds_for(*checkpoints(folder.path))):
+        resume = last_good(folder.path, folder.mark)
+    step = int(resume.name.rsplit("-", 1)[1]) if resume else 0
+    first_says(lambda: check_restarts(folder.path, step, args.max_restarts))
     steps = f"{args.max_steps:,} steps" if args.max_steps > 0 else f"{args.num_train_epochs:g} epochs, steps"
     say(
         f"{'goes on from ' + resume.name if resume else 'starts'}: {trained / 1e6:,.1f}M of {parameters / 1e6:,.1f}M "
@@ -143,6 +159,7 @@ def train(
     step = trainer.state.global_step
     if step < trainer.state.max_steps:
         follow.stopped(step)
+    beat("the last pages and weights are written")
     follow.close()
     folder.metrics.write("end", step=step, seconds=round(time.monotonic() - began, 1))
     staged = save(config, trainer, tokenizer, folder.path)

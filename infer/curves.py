@@ -80,6 +80,8 @@ class Run:
     evaluations: list[Evaluation] = field(default_factory=list)
     texts: dict[str, list[tuple[int, str]]] = field(default_factory=dict)  # prompt -> step, text
     restarts: list[tuple[int, float]] = field(default_factory=list)  # step and tokens
+    skipped: int = 0  # steps whose update was left out
+    rollbacks: list[float] = field(default_factory=list)  # tokens where the run went back to a checkpoint
     broken: list[float] = field(default_factory=list)  # tokens where a loss was no number
     step: int = 0
     total_steps: int = 0
@@ -147,6 +149,10 @@ def read_run(name: str, folder: Path, published: Artifact | None) -> Run:
             _eval(run, record)
         elif kind == "sample":
             _sample(run, record)
+        elif kind == "skip":
+            run.skipped += 1
+        elif kind == "rollback":
+            run.rollbacks.append(run.tokens_at(int(number(record.get("to")) or 0)))
         elif kind == "save" and record.get("best") is True:
             run.kept_best = _step(record)
         elif kind == "start":

@@ -27,6 +27,9 @@ def pretraining(story: Story) -> str:
     laid += f'<div class="charts">{charts}</div>\n'
     if run.not_numbers:
         laid += f'<p class="note">Steps whose loss is not a number: {whole(run.not_numbers)}.</p>\n'
+    if run.skipped or run.rollbacks:
+        figures = f"{whole(run.skipped)}; rollbacks: {whole(len(run.rollbacks))}"
+        laid += f'<p class="note">Steps whose update was left out: {figures} (skipped.jsonl tells of each).</p>\n'
     return laid + sources(run) + (spent(run.ledger) if run.ledger else "")
 
 
@@ -90,6 +93,7 @@ def _best(run: Run) -> Evaluation | None:
 def _charts(run: Run) -> str:
     marks = [
         Marks("restart", [tokens for _, tokens in run.restarts], "restart"),
+        Marks("rollback", run.rollbacks, "restart"),
         Marks("not a number", run.broken, "broken"),
     ]
     loss = [Series("train", run.loss.points, "faint"), Series("held-out", run.held_out.points, "strong", dots=True)]

@@ -33,7 +33,8 @@ def option(default: Any, text: str) -> Any:
 
 # Options of TrainingArguments that say how a run is done, not what comes out: they may change between two starts.
 HOW = (
-    "deepspeed logging_ save_ eval_ per_device_eval report_to dataloader_ ddp_ disable_tqdm bf16 no_bf16 fp16 use_cpu"
+    "deepspeed logging_ save_ keep_every if_disk_full hang_timeout max_restarts eval_ per_device_eval report_to "
+    "dataloader_ ddp_ disable_tqdm bf16 no_bf16 fp16 use_cpu"
 ).split()
 
 

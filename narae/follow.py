@@ -2,6 +2,9 @@
 
 import contextlib
 import fcntl
+import hashlib
+import json
+import math
 import os
 import resource
 import shutil
@@ -23,12 +26,12 @@ from narae.artifact import plain, root
 from narae.checkpoint import part
 from narae.config import HOME
 from narae.log import Metrics, Mistake, differs, duration, rank, read_metrics, say
+from narae.pulse import beat, long, opened
+from narae.warden import STOPPED as STOPPED
 
-STOPPED = 85  # exit code: a signal came, a checkpoint was written, run the same command again to go on
-CHANGEABLE = (
-    "the length where it grows, micro-batches, evaluation, logging and saving; "
-    "without DeepSpeed ranks and precision, too"
-)
+SKIPPED = "skipped.jsonl"  # beside metrics.jsonl: which steps made no update, and which rows are left out
+COMPILING = 3600.0  # seconds for torch.compile, with its search for the fastest kernels
+CHANGEABLE = "the length where it grows, ranks, ZeRO stage, precision, micro-batches, evaluation, logging and saving"
 
 
 def world() -> int:
@@ -41,6 +44,8 @@ class RunFolder:
     def __init__(self, name: str, identity: dict[str, Any], overwrite: bool, growing: str = ""):
         """`growing` names the setting that may become larger while the run goes on."""
         self.path = root() / "runs" / name
+        decided = {key: value for key, value in plain(identity).items() if key != growing}
+        self.mark = hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16]
         self.metrics = Metrics(self.path / "metrics.jsonl")
         if rank() != 0:
             return
@@ -56,6 +61,7 @@ class RunFolder:
         with contextlib.suppress(OSError):
             seen["last_alive"] = round((self.path / ".alive").stat().st_mtime, 3)
         self.metrics.write("open", **seen)
+        opened()
         threading.Thread(target=live, args=(self.path / ".alive",), daemon=True).start()
 
     def _claim(self, identity: dict[str, Any], overwrite: bool, growing: str) -> None:
@@ -74,7 +80,7 @@ class RunFolder:
             if (changed or finished) and not grown:
                 for old in [*self.path.glob("checkpoint-*"), self.path / ".staging"]:
                     shutil.rmtree(old, ignore_errors=True)
-                for old in (file, self.metrics.path):
+                for old in (file, self.metrics.path, self.path / SKIPPED):
                     old.unlink(missing_ok=True)
         file.write_text(yaml.safe_dump(identity, allow_unicode=True, sort_keys=False), encoding="utf-8")
 
@@ -128,8 +134,12 @@ class Follow(TrainerCallback):
         self._aside = 0.0
         self._ready = False
         self._report: subprocess.Popen[bytes] | None = None
+        self._first = contextlib.ExitStack()  # what the first step may take beyond all others
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        beat("training begins", state.global_step)
+        if args.torch_compile:
+            self._first.enter_context(long("compiling the first step", COMPILING))
         self.began = time.monotonic()
         self.first_step = self.last_step = state.global_step
         attempts = [record for record in read_metrics(self.folder.metrics.path) if record.get("kind") == "start"]
@@ -140,12 +150,18 @@ class Follow(TrainerCallback):
         self.folder.metrics.write("start", step=state.global_step, total_steps=state.max_steps, **words)
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        beat(f"step {state.global_step + 1} begins", state.global_step)
         if not self._ready:
             self._ready = True
             self._lap, self._aside = time.monotonic(), 0.0
             self.folder.metrics.write("ready", step=state.global_step)
 
+    def on_substep_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        beat(f"step {state.global_step + 1}: a micro-batch is done", state.global_step)
+
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._first.close()
+        beat(f"step {state.global_step} is done", state.global_step)
         if self.stopper.agreed(args.device):
             control.should_log = control.should_save = control.should_training_stop = True
         control.should_log |= state.global_step >= state.max_steps
@@ -173,9 +189,9 @@ class Follow(TrainerCallback):
             return
         steps, self.last_step = state.global_step - self.last_step, state.global_step
         record = {
-            "loss": round(logs["loss"], 5),
+            "loss": finite(logs["loss"], 5),
             "learning_rate": logs["learning_rate"],
-            "grad_norm": round(float(logs.get("grad_norm", 0.0)), 4),
+            "grad_norm": finite(float(logs.get("grad_norm", 0.0)), 4),
         }
         if "tokens_per_s" in logs:
             record |= {key: value for key, value in logs.items() if key not in record and key != "epoch"}
@@ -201,12 +217,15 @@ class Follow(TrainerCallback):
                 f"{record['tokens_per_s']:,.0f} tokens/s{busy}  {duration(left)} left"
             )
 
-    def stopped(self, step: int) -> None:
-        """Say that a signal ended the run, and end."""
-        cause = signal.Signals(self.stopper.asked).name if self.stopper.asked else "stopped"
+    def stopped(self, step: int, cause: str = "") -> None:
+        """Say that a signal ended the run, or another cause after which the same command goes on, and end."""
+        said = f"stopped after step {step:,} ({cause}); the same command goes on"
+        if not cause:
+            cause = signal.Signals(self.stopper.asked).name if self.stopper.asked else "stopped"
+            said = f"stopped by a signal after step {step:,}; the same command goes on from there"
         self.folder.metrics.write("stop", step=step, cause=cause)
         self.close()
-        say(f"stopped by a signal after step {step:,}; the same command goes on from there")
+        say(said)
         part()
         sys.exit(STOPPED)
 
@@ -222,6 +241,11 @@ class Follow(TrainerCallback):
     def close(self) -> None:
         if self._report is not None:
             self._report.wait()
+
+
+def finite(value: float, digits: int) -> float | None:
+    """JSON knows no other numbers."""
+    return round(value, digits) if math.isfinite(value) else None
 
 
 def memory_mb() -> int:

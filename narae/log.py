@@ -1,10 +1,12 @@
 """One log format for every stage: a time, the stage, what happened. Under a launcher only rank 0 speaks."""
 
 import contextlib
+import errno
 import json
 import math
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -103,13 +105,33 @@ class Metrics:
 
     def __init__(self, path: Path):
         self.path = path
+        self._kept: list[str] = []  # lines for which the disk had no room
+        self._one = threading.RLock()
 
     def write(self, kind: str, **values: Any) -> None:
         if rank() == 0:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             line = json.dumps({"kind": kind, "time": round(time.time(), 3), **values}, ensure_ascii=False)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
+            with self._one:
+                self._append([*self._kept, line + "\n"])
+
+    def _append(self, lines: list[str]) -> None:
+        """A full disk must not end what is only followed here: its lines are written when there is room."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab", buffering=0) as file:
+                size = file.tell()
+                content = "".join(lines).encode()
+                if file.write(content) < len(content):  # as much as there was room for
+                    file.truncate(size)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+                raise
+            if not self._kept:
+                say(f"{self.path} has no room for more ({error.strerror}): its lines are kept until there is")
+            self._kept = lines
+        else:
+            self._kept = []
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

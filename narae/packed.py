@@ -23,6 +23,7 @@ import bisect
 import functools
 import itertools
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -288,6 +289,12 @@ class PackedRows:
                 ordinals.tolist(), starts.tolist(), stops, offsets.tolist(), strict=True
             )
         ]
+
+    def names(self, rows: Iterable[int]) -> dict[int, list[str]]:
+        """The documents of several rows by their ids: each shard of the corpus is read once at most."""
+        ordinals = {row: self._parts(row)[1].tolist() for row in rows}
+        names = self._names(list(itertools.chain.from_iterable(ordinals.values())))
+        return {row: [names[one] for one in found] for row, found in ordinals.items()}
 
     def _map(self, file: Path, dtype: np.dtype[Any]) -> np.ndarray:
         size = file.stat().st_size if file.is_file() else -1

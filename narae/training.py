@@ -2,22 +2,26 @@
 
 import contextlib
 import dataclasses
+import datetime
 import importlib.util
 import logging
+import math
 import os
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
 from transformers.utils import logging as hf_logging
 
-from narae import zero
+from narae import pulse, zero
 from narae.artifact import root
 from narae.chain import free_port
-from narae.config import HOME
+from narae.config import HOME, option
 from narae.log import Mistake, say
+from narae.peers import meet, meeting_point, ranks
 
 # Where trackers write, unless told otherwise
 PLACES = {"TENSORBOARD_LOGGING_DIR": "tensorboard", "WANDB_DIR": "", "TRACKIO_DIR": "trackio"}
@@ -40,11 +44,18 @@ class TrainingOptions(TrainingArguments):
     lr_scheduler_type: str = "cosine"
     weight_decay: float = 0.1
     adam_beta2: float = 0.95
+    save_async: bool = option(False, "write checkpoints while the next steps run, from a copy in memory")
+    keep_every: int = option(0, "checkpoints at multiples of so many steps are never removed; 0 is none")
+    if_disk_full: str = option("go_on", "what a run does that cannot save: go_on or stop")
+    hang_timeout: float = option(pulse.TIMEOUT, "seconds without progress after which ranks end with 85; 0: never")
+    max_restarts: int = option(3, "refuse a start after so many in a row that came to no new checkpoint; 0: never")
     disable_tqdm: bool | None = True
     ignore_data_skip: bool = True
     remove_unused_columns: bool = False
 
     def __post_init__(self) -> None:
+        if self.if_disk_full not in ("go_on", "stop"):
+            raise Mistake(f"--if_disk_full {self.if_disk_full}: it is go_on or stop")
         if isinstance(self.report_to, str):
             self.report_to = self.report_to.split(",")  # the parser takes one word
         if self.deepspeed:
@@ -65,7 +76,15 @@ class TrainingOptions(TrainingArguments):
         set_precision(self)
         if self.deepspeed:
             zero.check(self.deepspeed, self)
-        super().__post_init__()
+        if self.hang_timeout and self.ddp_timeout == TrainingArguments.ddp_timeout:
+            # A collective's own limit says less, and nothing in one line: it comes second, unless it is asked for
+            self.ddp_timeout = max(self.ddp_timeout, math.ceil(2 * self.hang_timeout))
+        with pulse.long(f"waiting for {ranks()} ranks at {meeting_point()}", self.hang_timeout):
+            meet(self.hang_timeout)
+            super().__post_init__()
+        if torch.distributed.is_available() and torch.distributed.is_initialized():  # on a CPU transformers forgets it
+            library: Any = torch.distributed.distributed_c10d
+            library._set_pg_timeout(datetime.timedelta(seconds=self.ddp_timeout))
         if self.n_gpu > 1:  # Trainer would split each batch over them in one process
             self._n_gpu = 1
             say(f"{torch.cuda.device_count()} GPUs and one process: using the first; torchrun or deepspeed use all")

@@ -23,6 +23,7 @@ from narae.encoder import token_bytes
 from narae.log import Mistake
 from narae.mixture import Mixture
 from narae.packed import IGNORED
+from narae.pulse import beat
 from pretrain.batches import Boundaries, tensors
 from pretrain.loss import LossHead, judged
 from pretrain.samples import beginnings, continued, encoded, undisturbed
@@ -74,6 +75,7 @@ class Judge:
             for read, losses, expected in self._blocks(model):
                 count(sums, read, losses, expected, self.sizes, self.front)
                 self._measure(expected, read)
+        beat("evaluation: summing over the ranks")
         if self.args.world_size > 1:
             total = torch.from_numpy(sums).to(self.args.device)
             torch.distributed.all_reduce(total)
@@ -110,6 +112,7 @@ class Judge:
         return min(most, max(1, LOGITS // (self.held_out.sequence_length * entries)))
 
     def _pass(self, model: Any, numbers: list[int]) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
+        beat(f"evaluation: row {numbers[0]:,} and {len(numbers) - 1} more" if numbers else "evaluation: no row left")
         inputs = tensors(self.held_out, numbers or self.rows[:1], self.boundaries)
         inputs = {key: value.to(self.args.device) if key != "use_cache" else value for key, value in inputs.items()}
         if in_head(model):

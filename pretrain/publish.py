@@ -1,4 +1,4 @@
-"""Make a Hugging Face folder of any checkpoint: one that ZeRO left in parts, too, and while its run goes on.
+"""Make a Hugging Face folder of any checkpoint, while its run goes on, too.
 
     python pretrain/publish.py --run books                                      # its best so far, as books-<step>
     python pretrain/publish.py --run books --checkpoint 500 --name halfway
@@ -7,9 +7,8 @@
 What comes out is a model like any other: `python infer/generate.py --model halfway` speaks from it.
 """
 
-import contextlib
+import copy
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,9 @@ class PublishConfig:
     run: str = option("sample", "the run whose checkpoint it is")
     checkpoint: str = option("best", "best, last, or a step")
     name: str = option("", "what the model is called; none: <run>-<step>")
-    dtype: str = option("auto", "of the weights: as they were saved (auto), float32 (ZeRO's masters) or bfloat16")
+    dtype: str = option(
+        "auto", "of the weights: as they were trained (auto), float32 (what a bf16 run sums up in) or bfloat16"
+    )
     overwrite: bool = option(False, "replace another model of this name")
 
 
@@ -149,54 +150,26 @@ def load(checkpoint: Path, dtype: str) -> tuple[Any, Any]:
     import torch
     from transformers import AutoConfig, AutoTokenizer
 
+    from narae.checkpoint import read_states
     from narae.model import generation_defaults, kind_of
+    from narae.states import weights_of
     from narae.training import quiet
 
     quiet()
     shape = AutoConfig.from_pretrained(checkpoint)
-    saved = any((checkpoint / f"model.safetensors{end}").exists() for end in ("", ".index.json"))
-    in_parts = any(checkpoint.glob("global_step*/*_optim_states.pt"))
-    if not saved and not in_parts:
-        raise Mistake(f"{checkpoint} holds no weights: neither model.safetensors nor the parts that ZeRO saves")
-    if in_parts and (not saved or (dtype == "float32" and shape.dtype != torch.float32)):
-        path, source = None, {"state_dict": masters(checkpoint), "dtype": torch.float32}
-    else:
-        path, source = str(checkpoint), {"dtype": "auto"}
-    model, met = kind_of(shape).from_pretrained(path, config=shape, output_loading_info=True, **source)
+    kind = kind_of(shape)
+    with torch.device("meta"):
+        empty = kind(copy.deepcopy(shape))
+    model, met = kind.from_pretrained(
+        None, config=shape, state_dict=weights_of(checkpoint, empty), dtype=torch.float32, output_loading_info=True
+    )
     if met["missing_keys"]:
         raise Mistake(f"{checkpoint} has no weights of {sorted(met['missing_keys'])[0]}: it is of another model")
-    if dtype != "auto":
-        model.to(getattr(torch, dtype))
+    model.to(getattr(torch, read_states(checkpoint)["dtype"] if dtype == "auto" else dtype))
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     model.generation_config = generation_defaults(tokenizer)
     model.config.use_cache = True  # Trainer turns it off for training, and writes that down
     return model, tokenizer
-
-
-def masters(checkpoint: Path) -> dict[str, Any]:
-    """The fp32 weights that ZeRO shares out among ranks, put together."""
-    if not any(checkpoint.glob("global_step*/*_model_states.pt")):
-        raise Mistake(
-            f"{checkpoint} holds states of the optimizer only: without *_model_states.pt no weight has a name"
-        )
-    from narae.training import before_deepspeed
-
-    before_deepspeed()
-    try:
-        from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
-    except ImportError:
-        raise Mistake(f"{checkpoint} was saved by ZeRO: its fp32 weights need the package deepspeed") from None
-    say("putting the fp32 weights together from the parts of all ranks")
-    with (
-        Path(os.devnull).open("w") as nowhere,
-        contextlib.redirect_stdout(nowhere),
-        contextlib.redirect_stderr(nowhere),
-    ):
-        try:
-            return get_fp32_state_dict_from_zero_checkpoint(str(checkpoint))
-        except (OSError, ValueError, KeyError, NotImplementedError) as error:
-            reason = str(error).splitlines()[0]
-            raise Mistake(f"{checkpoint}: DeepSpeed cannot put its fp32 weights together ({reason})") from None
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ recommends (batch, learning rate, warm-up) holds where neither the config nor th
 
 import copy
 import inspect
-import json
 import os
 import shutil
 import sys
@@ -21,13 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from narae import zero
-from narae.artifact import Artifact, begin, current
+from narae.artifact import Artifact, begin, current, root
 from narae.config import parse, parse_first
 from narae.log import Mistake, rank, say
 from narae.mixture import Mixture
 from narae.model import read_json
 from narae.packed import PackedRows, parent
-from pretrain.segments import Course
+from narae.pulse import TIMEOUT, beat, long, seconds_for, together
+from narae.room import unwritten
+from pretrain.segments import Course, read_course
 from pretrain.settings import RECIPE, Config, advice, check, course_of, grows, identity_of, profiled, sets_of
 
 CONFIG = "configs/pretrain/sample.yaml"
@@ -46,7 +47,14 @@ def main() -> None:
     grown = grows(config, identity)
     if not grown and current("model", config.name, identity, sets, overwrite=config.overwrite):
         return
+    with together(root() / "runs" / config.name, asked.get("hang_timeout", TIMEOUT)):
+        work(asked, sets, course, identity, grown)
+
+
+def work(asked: dict[str, Any], sets: list[Artifact], course: Course, identity: dict[str, Any], grown: bool) -> None:
+    """All ranks: from the rows to the published model."""
     config, args = arguments(asked)
+    beat("opening the rows")
     rows = Mixture([PackedRows(packed, "train") for packed in sets], mixing=course.segments[0].mixing)
     held_out = Mixture([PackedRows(packed, "val") for packed in sets])
     share_batch(args, asked, course)
@@ -59,9 +67,10 @@ def main() -> None:
     from narae.checkpoint import part
 
     metrics = train(config, args, course, rows, held_out, identity, grown)
-    if rank() == 0:
-        publish(config, args, course, sets, identity, metrics)
-    part()
+    with long("publishing the model", 2 * seconds_for(Path(args.output_dir) / ".final")):
+        if rank() == 0:
+            publish(config, args, course, sets, identity, metrics)
+        part()
 
 
 def arguments(asked: dict[str, Any] | None = None) -> tuple[Config, Any]:
@@ -122,15 +131,20 @@ def train(
     import torch
     from transformers import AutoTokenizer
 
+    from narae.checkpoint import checkpoints, first_says
+    from narae.checkpoint import first_says
     from narae.devices import device_name, matmul_rate
     from narae.follow import Follow, RunFolder
     from narae.footprint import flops_per_token
     from narae.ledger import read as read_ledger
     from narae.model import from_values, generation_defaults, new_config, new_model
+    from narae.restarts import check_restarts
     from pretrain.batches import Batches, Boundaries
     from pretrain.evaluation import Judge
+    from pretrain.guard import Guard
     from pretrain.loss import use_loss_head
     from pretrain.profiler import Profiler
+    from pretrain.rollback import gaps_of, remove_overtaken
     from pretrain.trainer import Pretrainer
 
     packed = rows.sets[0].artifact
@@ -153,6 +167,7 @@ def train(
     lineage = {"packed": packed.fingerprint}
     lineage |= {f"packed {other.artifact.name}": other.artifact.fingerprint for other in rows.sets[1:]}
     folder = RunFolder(config.name, identity | {"parents": lineage}, config.overwrite, growing="train_tokens")
+    beat("building the model")
     model = new_model(shape, args.seed, config.scaled_init)
     if config.attn_implementation:
         model.set_attn_implementation(config.attn_implementation)
@@ -161,8 +176,12 @@ def train(
     decay_step = course.steps
     if args.lr_scheduler_type == "warmup_stable_decay":
         decay_step = course.steps - round(config.decay * course.steps)
-    resume = resume_from(folder.path, course, args, grown)
+    course = course.without(gaps_of(folder.path))
+    remove_overtaken(folder.path, course)
+    with long("looking for the newest whole checkpoint", seconds_for(*checkpoints(folder.path))):
+        resume = resume_from(folder, course, grown)
     step = int(resume.name.rsplit("-", 1)[1]) if resume else 0
+    first_says(lambda: check_restarts(folder.path, step, args.max_restarts))
     precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
     number = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
     rate = matmul_rate(args.device, number)
@@ -174,6 +193,7 @@ def train(
         Batches(rows, course, args.per_device_train_batch_size, boundaries, step, args.process_index, args.world_size),
         judge=Judge(held_out, tokenizer, args, boundaries, config.eval_rows, config.metric, config.prompts),
         follow=Follow(folder, config.name, about=about),
+        guard=Guard(config.max_skips, config.spike_sigmas, config.spike_window),
         rule={
             "kind": config.optimizer,
             "muon_learning_rate": config.muon_learning_rate,
@@ -186,8 +206,10 @@ def train(
         args=args,
         processing_class=tokenizer,
     )
+    trainer.mark = folder.mark
     if resume:
         trainer.tokens = read_course(resume)["tokens"]
+        trainer.guard.load(read_course(resume)["guard"])
     if config.profile_steps:
         trainer.add_callback(Profiler(*profiled(config.profile_steps), trainer.follow))
     say(
@@ -203,11 +225,23 @@ def train(
     history = [record for record in trainer.state.log_history if "eval_loss" in record]
     if len(held_out) and not (history and history[-1]["step"] == args.max_steps):
         history.append(trainer.evaluate())
+    beat("the last pages and weights are written")
     trainer.follow.close()
     folder.metrics.write("end", step=args.max_steps, seconds=round(time.monotonic() - began, 1))
     model.generation_config = generation_defaults(tokenizer)
     model.config.use_cache = True  # Trainer turns it off
-    trainer.save_model(str(folder.path / ".final"))
+    wrong = ""
+    try:
+        trainer.save_model(str(folder.path / ".final"))
+    except Exception as error:
+        wrong = unwritten(error)
+        if not wrong:
+            raise
+    if wrong := first_says(lambda: wrong):
+        raise Mistake(
+            f"the model is trained, and final/ could not be written ({wrong}): make room, and the same command goes on "
+            "from the newest checkpoint"
+        )
     if rank() == 0 and (ledger := read_ledger(folder.path)) is not None:
         say(ledger.lines()[0])
     last = history[-1] if history else {}
@@ -235,21 +269,13 @@ def fits(config: Config, shape: Any) -> None:
             raise Mistake(f"--attn_implementation {config.attn_implementation}: {str(error).splitlines()[0]}") from None
 
 
-def read_course(checkpoint: Path) -> dict[str, Any]:
-    from pretrain.trainer import COURSE
-
-    file = checkpoint / COURSE
-    if not file.is_file():
-        raise Mistake(f"{checkpoint} has no {COURSE}, so it is of an older version: --overwrite starts the run anew")
-    return json.loads(file.read_text(encoding="utf-8"))
-
-
-def resume_from(run: Path, course: Course, args: Any, grown: bool) -> Path | None:
+def resume_from(folder: Any, course: Course, grown: bool) -> Path | None:
     """The checkpoint to go on from, if there is one. A run that became longer goes back to before its rate fell."""
-    from narae.checkpoint import damage, last_good
-    from pretrain.trainer import states_of
+    from narae.checkpoint import damage, first_says, last_good
+    from pretrain.rollback import overtaken
 
-    found = last_good(run)
+    run = folder.path
+    found = last_good(run, folder.mark)
     if found is None:
         if grown:
             raise Mistake(f"{run} has no checkpoint to go on from: --overwrite starts it anew, --name starts another")
@@ -257,13 +283,14 @@ def resume_from(run: Path, course: Course, args: Any, grown: bool) -> Path | Non
     was = read_course(found)
     step = int(found.name.rsplit("-", 1)[1])
     before = run / f"checkpoint-{was['decay_step']}"
-    if was["steps"] < course.steps and was["decay_step"] < step and before.is_dir() and not damage(before):
+    shorter = was["steps"] < course.steps and was["decay_step"] < step
+    if shorter and first_says(lambda: before.is_dir() and not damage(before, folder.mark)):
         say(f"the run became longer: it goes on from {before.name}, where its learning rate had not begun to fall")
         found, step, was = before, was["decay_step"], read_course(before)
-    if was["states"] != states_of(args):
+    if overtaken(course.history(step), was["history"]):
         raise Mistake(
-            f"{found} holds the optimizer's states {was['states']}, this start would have them {states_of(args)}: "
-            "start it as before; pretrain/publish.py makes a model of what it has learned"
+            f"{found.name} was reached without rows that {run / 'skipped.jsonl'} should name, and does not: put that "
+            "file back, or start the run anew with --overwrite"
         )
     if was["history"] != course.history(step):
         raise Mistake(

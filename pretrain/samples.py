@@ -12,6 +12,7 @@ from transformers.generation.logits_process import LogitsProcessorList, Repetiti
 
 from narae.log import Mistake
 from narae.mixture import Mixture
+from narae.pulse import beat
 
 PROMPTS, PROMPT_TOKENS = 4, 8
 NEW_TOKENS, PENALTY = 48, 1.2
@@ -77,6 +78,7 @@ def continued(
     sharded = any(hasattr(weights, "ds_id") for weights in model.parameters())
     for length in sorted({len(ids) for ids in prompts}):  # those of one length together: without padding
         turn = [number for number, ids in enumerate(prompts) if len(ids) == length]
+        beat(f"samples: {len(turn)} prompts of {length} tokens")
         ids = torch.tensor([list(prompts[number]) for number in turn], device=device)
         penalty = RepetitionPenaltyLogitsProcessor(PENALTY, prompt_ignore_length=length)
         written = model.generate(

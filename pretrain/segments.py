@@ -8,10 +8,12 @@ before it stopped.
 """
 
 import itertools
+import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ import numpy as np
 from narae.log import Mistake
 from narae.order import Cursor, Mixing, batch
 
+COURSE = "course.json"  # in each checkpoint: how far the run had come, and by which steps
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 
 
@@ -30,7 +33,8 @@ class Segment:
     position: int  # the rows that the run has read before it
     batch_rows: int
     mixing: Mixing
-    start: Cursor  # where in its phase it begins
+    start: Cursor  # where in its phase it begins, and what the run leaves out of the phase
+    phase: int = 0
 
 
 @dataclass(frozen=True)
@@ -42,27 +46,64 @@ class Turn:
     weights: tuple[int, ...] = ()
 
 
+# Positions first to stop of a phase, counted from its beginning, left-out ones included
+Gap = tuple[int, int, int]  # phase, first, stop
+
+
 class Course:
+    made: tuple[Any, ...] = ()  # what `of` was given, but for the gaps
+    gaps: tuple[Gap, ...] = ()
+
     def __init__(self, segments: Sequence[Segment], steps: int):
         self.segments, self.steps = list(segments), steps
 
     @classmethod
-    def of(cls, mixing: Mixing, rows: int, batch_rows: int, turns: Sequence[Turn] = ()) -> "Course":
-        """At least so many rows. A turn is taken by the first step that begins at or behind its position."""
+    def of(
+        cls, mixing: Mixing, rows: int, batch_rows: int, turns: Sequence[Turn] = (), gaps: Iterable[Gap] = ()
+    ) -> "Course":
+        """At least so many rows. A turn is taken by the first step that begins at or behind its position.
+
+        What is left out moves later rows forward: the number of steps and their sizes stay. A phase behind begins in
+        each set where the one before stopped, so no row comes twice.
+        """
+        made, left = (mixing, rows, batch_rows, tuple(turns)), tuple(sorted(set(gaps)))
         segments: list[Segment] = []
-        step = position = phase = 0
+        step = position = phase = number = 0
         ahead = sorted(turns, key=lambda turn: turn.position)
         while position < rows:
             while ahead and ahead[0].position <= position:
                 turn = ahead.pop(0)
                 batch_rows = turn.batch_rows or batch_rows
                 if turn.weights:
-                    mixing = replace(mixing, weights=turn.weights, begun=mixing.read(position - phase))
-                    phase = position
-            segments.append(Segment(step, position, batch_rows, mixing, Cursor(position - phase)))
+                    stopped = beginning(left, number).after(position - phase).position
+                    mixing = replace(mixing, weights=turn.weights, begun=mixing.read(stopped))
+                    phase, number = position, number + 1
+            start = beginning(left, number).after(position - phase)
+            segments.append(Segment(step, position, batch_rows, mixing, start, number))
             steps = math.ceil((min(rows, ahead[0].position if ahead else rows) - position) / batch_rows)
             step, position = step + steps, position + steps * batch_rows
-        return cls(segments, step)
+        course = cls(segments, step)
+        course.made, course.gaps = made, left
+        return course
+
+    def without(self, gaps: Iterable[Gap]) -> "Course":
+        """Leave these out, too."""
+        mixing, rows, batch_rows, turns = self.made
+        return Course.of(mixing, rows, batch_rows, turns, [*self.gaps, *gaps])
+
+    def places(self, step: int, stop: int) -> list[Gap]:
+        """Where the rows of the steps from one to before another lie: what to leave out to leave them out."""
+        found: list[Gap] = []
+        for number in range(step, stop):
+            one = self.segment(number)
+            places = one.start.positions((number - one.step) * one.batch_rows, one.batch_rows)
+            for part in np.split(places, np.flatnonzero(np.diff(places) > 1) + 1):
+                first, last = int(part[0]), int(part[-1])
+                if found and found[-1][0] == one.phase and found[-1][2] == first:
+                    found[-1] = (one.phase, found[-1][1], last + 1)
+                else:
+                    found.append((one.phase, first, last + 1))
+        return found
 
     def segment(self, step: int) -> Segment:
         """That of a step; behind the end the last."""
@@ -83,17 +124,36 @@ class Course:
         return batch(one.mixing, step - one.step, one.batch_rows, rank, ranks, one.start)
 
     def read(self, step: int) -> tuple[int, ...]:
-        """Of each set, the rows that were read before a step."""
+        """Of each set, the rows that were read before a step, or left out before it."""
         one = self.segment(step)
         return one.mixing.read(one.start.after((step - one.step) * one.batch_rows).position)
 
     def history(self, step: int) -> list[dict[str, Any]]:
         """What decided the rows of the steps before this one. A checkpoint holds it; a run that goes on agrees."""
-        return [
-            {"step": one.step, "batch_rows": one.batch_rows, "weights": list(one.mixing.weights)}
-            for one in self.segments
-            if one.step < step
-        ]
+        found: list[dict[str, Any]] = []
+        for one, after in itertools.zip_longest(self.segments, self.segments[1:]):
+            if one.step < step:
+                last = min(step, after.step if after else step)
+                reached = int(one.start.positions((last - one.step) * one.batch_rows - 1, 1)[0])
+                gaps = [list(gap) for gap in one.start.skipped if gap[0] < reached]
+                words = {"step": one.step, "batch_rows": one.batch_rows, "weights": list(one.mixing.weights)}
+                found.append(words | ({"skipped": gaps} if gaps else {}))
+        return found
+
+
+def beginning(gaps: Iterable[Gap], phase: int) -> Cursor:
+    """Of a phase, knowing what is left out of it."""
+    cursor = Cursor()
+    for _, first, stop in (gap for gap in gaps if gap[0] == phase):
+        cursor = cursor.without(first, stop)
+    return cursor
+
+
+def read_course(checkpoint: Path) -> dict[str, Any]:
+    file = checkpoint / COURSE
+    if not file.is_file():
+        raise Mistake(f"{checkpoint} has no {COURSE}, so it is of an older version: --overwrite starts the run anew")
+    return json.loads(file.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
 
 def fingerprint(position: int, rows: np.ndarray) -> int:

@@ -42,6 +42,9 @@ class Config:
     eval_rows: int = option(0, "held-out rows to judge by, evenly spaced; 0 is all")
     metric: str | None = option(None, "a metric file for the evaluate library, beside ours: predictions, references")
     prompts: list[str] = option([], "what the model goes on from after each evaluation (default: held-out beginnings)")
+    max_skips: int = option(3, "bad steps in a row whose update is left out, before going back to a checkpoint")
+    spike_sigmas: float = option(6.0, "a loss so many standard deviations above the mean is a spike; 0 looks for none")
+    spike_window: int = option(128, "mean and deviation are those of so many good steps before it")
     profile_steps: str | None = option(None, "FIRST:LAST: a trace of these steps, into the run's folder")
 
 
@@ -63,6 +66,10 @@ def check(config: Config, asked: dict[str, Any]) -> None:
         raise Mistake(f"--decay {config.decay}: it is a share of the run, above 0 and at most 1")
     if config.metric and not Path(config.metric).exists():
         raise Mistake(f"--metric {config.metric}: there is no such file")
+    if config.max_skips < 0 or config.spike_sigmas < 0:
+        raise Mistake(f"--max_skips {config.max_skips} --spike_sigmas {config.spike_sigmas}: neither is below 0")
+    if config.spike_window < 16:
+        raise Mistake(f"--spike_window {config.spike_window}: fewer than 16 losses say too little about their spread")
     if config.profile_steps:
         profiled(config.profile_steps)
 
@@ -163,6 +170,9 @@ def identity_of(config: Config, asked: dict[str, Any], course: Course, sets: lis
         "optimizer": config.optimizer,
         "document_attention": config.document_attention,
         "document_loss": config.document_loss,
+        "max_skips": config.max_skips,
+        "spike_sigmas": config.spike_sigmas,
+        "spike_window": config.spike_window,
     }
     identity |= {name: getattr(advice(config), name) for name in RECIPE}
     if config.optimizer == "muon":

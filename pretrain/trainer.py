@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +12,18 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, get_scheduler
 from transformers.trainer_utils import SchedulerType
 
-from narae.checkpoint import CheckpointTrainer
+from narae.checkpoint import CheckpointTrainer, checkpoints, step_of
 from narae.follow import Follow, memory_mb
 from narae.log import Mistake, rank, say
 from narae.mixture import Mixture
+from narae.pulse import beat
 from narae.zero import stage
 from pretrain.batches import Batches
 from pretrain.evaluation import Judge
-from pretrain.optimizer import create, with_norm
-from pretrain.segments import Course, fingerprint
-
-COURSE = "course.json"  # in each checkpoint: how far the run had come, and by which steps
-
-
-def states_of(args: Any) -> str:
-    """How ranks hold the optimizer's states. Without DeepSpeed each has them all."""
-    if stage(args) is None:
-        return "on every rank"
-    precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
-    return f"by ZeRO-{stage(args)} on {args.world_size} ranks in {precision}"
+from pretrain.guard import Guard, Verdict, clean_skips, only_finite
+from pretrain.optimizer import create, gradients, with_norm
+from pretrain.rollback import Watch
+from pretrain.segments import COURSE, Course, fingerprint, read_course
 
 
 class SaveBeforeDecay(TrainerCallback):
@@ -50,6 +44,7 @@ class Pretrainer(CheckpointTrainer):
         batches: Batches,
         judge: Judge,
         follow: Follow,
+        guard: Guard,
         rule: dict[str, Any],
         decay_step: int,
         flops_per_token: float,
@@ -61,25 +56,38 @@ class Pretrainer(CheckpointTrainer):
         """
         super().__init__(eval_dataset=judge.held_out, callbacks=[follow, SaveBeforeDecay(decay_step)], **words)
         self.rows, self.course, self.batches, self.judge, self.follow = rows, course, batches, judge, follow
+        self.guard = guard
+        self.add_callback(Watch(self))
         self.rule, self.decay_step = rule, decay_step
         self.flops_per_token, self.matmul_per_s = flops_per_token, matmul_per_s
         self.tokens = 0  # loss-bearing, on all ranks, until the last record
         self._window = np.zeros(3, np.int64)  # since then, on this rank: loss-bearing tokens, rows, their fingerprint
         self._stage = stage(self.args)
         self._weight: Any = 1.0  # of a micro-batch: its tokens beside those of the others
+        self._last = False  # of a step's micro-batches
+        self._loss = self._mean = torch.zeros(())  # of a step: this rank's share, and that of all
+        self._norm: Any = None  # of its gradient
+        self._steps = self._no_numbers = 0  # since the last record; and those whose loss was not finite
+        self._guarded = False
         self.model_accepts_loss_kwargs = False  # training_step weighs by itself
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         # Not prepared by accelerate, which would reach a resume position by reading everything before it
         workers, factor = self.args.dataloader_num_workers, self.args.dataloader_prefetch_factor
-        return DataLoader(self.batches, batch_size=None, num_workers=workers, prefetch_factor=factor)
+        # With a generator of its own: a loader draws a number as it starts, and a run that went on would be one ahead
+        own = torch.Generator()
+        return DataLoader(self.batches, batch_size=None, num_workers=workers, prefetch_factor=factor, generator=own)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
             if not str(self.args.optim).startswith("adamw_torch"):  # another of transformers' own
-                return super().create_optimizer()
-            weights: Any = model or self.model
-            self.optimizer = create(weights, self.args, **self.rule, stage=self._stage)
+                super().create_optimizer()
+            else:
+                weights: Any = model or self.model
+                self.optimizer = create(weights, self.args, **self.rule, stage=self._stage)
+            assert self.optimizer is not None
+            if self._stage is None or (self._stage == 0 and not (self.args.bf16 or self.args.fp16)):
+                only_finite(self.optimizer, self._norm_before)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
@@ -112,26 +120,80 @@ class Pretrainer(CheckpointTrainer):
             raise Mistake(inputs["mistake"], every_rank=True)
         if self._stage == 0:
             with_norm(model)
+        elif self._stage and not self._guarded:
+            clean_skips(model.optimizer)
+            self._guarded = True
         parts, mine = inputs["micro"], inputs["rows"].numpy()
         counts = [int((part["labels"][:, 1:] >= 0).sum()) for part in parts]
         total = torch.tensor(float(sum(counts)), device=self.args.device)
         if self.args.world_size > 1:
             torch.distributed.all_reduce(total)
         self.current_gradient_accumulation_steps = len(parts)
-        loss = torch.zeros((), device=self.args.device)
+        self._loss, self._norm = torch.zeros((), device=self.args.device), None
+        step = self.state.global_step
+        if step and self.course.segment(step).phase != self.course.segment(step - 1).phase:
+            self.guard.losses.clear()  # another mixture has another loss
         for number, (part, count) in enumerate(zip(parts, counts, strict=True), start=1):
-            last = number == len(parts)
+            beat(f"step {self.state.global_step + 1}: micro-batch {number} of {len(parts)}", self.state.global_step)
+            last = self._last = number == len(parts)
             self._weight = count * len(parts) * self.args.world_size / total
             self.accelerator.gradient_state._set_sync_gradients(last)
             together = last or self.is_deepspeed_enabled  # which asks for the flag above
             with contextlib.nullcontext() if together else self.accelerator.no_sync(model):
-                loss += super().training_step(model, part)
+                super().training_step(model, part)
         begin = self.course.position(self.state.global_step) + rank() * len(mine)
         self._window += sum(counts), len(mine), fingerprint(begin, mine)
-        return loss
+        return torch.where(torch.isfinite(self._mean), self._loss, 0.0)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *words: Any, **more: Any) -> Any:
-        return super().compute_loss(model, inputs, *words, **more) * self._weight
+        loss = super().compute_loss(model, inputs, *words, **more) * self._weight
+        self._loss += loss.detach() / self.current_gradient_accumulation_steps
+        if self._last:
+            self._mean = self._loss.clone()
+            if self.args.world_size > 1:
+                torch.distributed.all_reduce(self._mean)
+                self._mean /= self.args.world_size
+            loss = loss * self.guard.factor(self._mean)
+        return loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        found = super()._get_grad_norm(model, grad_norm=grad_norm)
+        self._norm = self._norm if found is None else found
+        return self._norm
+
+    def _norm_before(self, optimizer: torch.optim.Optimizer) -> Any:
+        """Trainer asks for the norm before the update, but where DeepSpeed makes it: there stage 0 in fp32 knows it if
+        it clips.
+        """
+        if self._stage == 0:
+            self._norm = getattr(self.model_wrapped, "_global_grad_norm", None)
+        if self._norm is None:
+            self._norm = torch.nn.utils.get_total_norm(list(gradients(optimizer)))
+        return self._norm
+
+    def verdict(self) -> Verdict | None:
+        """Of the step behind. In fp16 the loss is scaled up until gradients overflow: that is no reason."""
+        loss = self._mean.item()
+        self._steps, self._no_numbers = self._steps + 1, self._no_numbers + (not math.isfinite(loss))
+        norm = None if self.args.fp16 or self._norm is None else float(self._norm)
+        return self.guard.judge(loss, norm)
+
+    def go_back(self, checkpoint: Path, course: Course) -> None:
+        """All ranks: as if the run had just come to this checkpoint, with another course ahead."""
+        self.restore(checkpoint)
+        self._load_rng_state(str(checkpoint))
+        self._load_scaler(str(checkpoint))
+        known, was = read_course(checkpoint), TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        for name in ("global_step", "log_history", "total_flos", "best_metric", "best_global_step"):
+            setattr(self.state, name, getattr(was, name))
+        best = was.best_model_checkpoint
+        self.state.best_model_checkpoint = best if best and Path(best).is_dir() else None
+        self.course = self.batches.course = course
+        self.batches.first_step = self._globalstep_last_logged = was.global_step
+        self.tokens, self._steps, self._no_numbers = known["tokens"], 0, 0
+        self.guard.load(known["guard"])
+        self._window[:] = 0
+        self._tr_loss.zero_()
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         return int(self.flops_per_token * inputs["rows"].numel() * self.rows.sequence_length)
@@ -143,6 +205,10 @@ class Pretrainer(CheckpointTrainer):
             window = torch.from_numpy(self._window).to(self.args.device)
             if self.args.world_size > 1:
                 torch.distributed.all_reduce(window)
+            if self._no_numbers:  # Trainer shares the loss among all steps
+                good = self._steps - self._no_numbers
+                logs["loss"] = logs["loss"] * self._steps / good if good else math.nan
+            self._steps = self._no_numbers = 0
             tokens, rows, mark = window.tolist()
             self._window[:] = 0
             self.tokens += tokens
@@ -202,11 +268,16 @@ class Pretrainer(CheckpointTrainer):
         return bool(best)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        with self.follow.aside() as took:
+        with self.follow.aside():
             super()._save_checkpoint(model, trial)
-        step = self.state.global_step
-        best = self.state.best_global_step == step
-        self.follow.folder.metrics.write("save", step=step, seconds=round(took["seconds"], 3), best=best)
+
+    def saved(self, step: int, best: bool, stalled: float, seconds: float) -> None:
+        words = {"seconds": round(stalled, 3), "whole": round(seconds, 3), "best": best}
+        self.follow.folder.metrics.write("save", step=step, **words)
+
+    def not_saved(self, step: int, reason: str) -> None:
+        self.follow.folder.metrics.write("save_failed", step=step, reason=reason)
+        super().not_saved(step, reason)
 
     def leave(self, checkpoint: Path) -> None:
         """What a run that goes on wants to know beyond transformers' own state."""
@@ -215,8 +286,8 @@ class Pretrainer(CheckpointTrainer):
             "history": self.course.history(step),
             "steps": self.course.steps,
             "decay_step": self.decay_step,
-            "states": states_of(self.args),
             "tokens": self.tokens + self._counted(),
+            "guard": self.guard.state(),
         }
         if rank() == 0:
             (checkpoint / COURSE).write_text(json.dumps(known), encoding="utf-8")
@@ -229,5 +300,10 @@ class Pretrainer(CheckpointTrainer):
         return int(count)
 
     def spared(self) -> set[int]:
-        """See SaveBeforeDecay."""
-        return {self.decay_step}
+        """See SaveBeforeDecay. And where bad steps may lead back to."""
+        found = {self.decay_step}
+        if self.guard.skipped:
+            before = self.state.global_step - self.guard.skipped
+            run = Path(str(self.args.output_dir))
+            found |= set(sorted(step for one in checkpoints(run) if (step := step_of(one)) <= before)[-1:])
+        return found

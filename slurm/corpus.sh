@@ -16,18 +16,10 @@
 # whatever stopped it: pieces that are done are not done again.
 cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}" || exit
 [ -f slurm/common.sh ] || cd .. # typed inside slurm/
-if [ -n "${SLURM_JOB_ID:-}" ]; then
-    # shellcheck source=slurm/common.sh
-    . slurm/common.sh
-    jobs=()
-else
-    set -euo pipefail
-    # shellcheck source=slurm/site.env
-    . slurm/site.env
-    python=${NARAE_PYTHON:-$PWD/.venv/bin/python}
-    [ -x "$python" ] || { echo "corpus.sh: there is no $python: make install" >&2; exit 1; }
-    jobs=(--jobs "${JOBS:-16}")
-fi
+# shellcheck source=slurm/common.sh
+. slurm/common.sh corpus login || exit
+jobs=()
+if [ -z "${SLURM_JOB_ID:-}" ]; then jobs=(--jobs "${JOBS:-16}"); fi
 
-if [ $# = 0 ] && [ ! -d "${NARAE_ARTIFACTS:-artifacts}/sample/sample" ]; then "$python" corpus/sample.py; fi
-exec "$python" corpus/collect.py ${jobs[@]+"${jobs[@]}"} "$@"
+if [ $# = 0 ] && [ ! -d "$root/sample/sample" ]; then "${alone[@]}" corpus/sample.py; fi
+exec "${alone[@]}" corpus/collect.py ${jobs[@]+"${jobs[@]}"} "$@"

@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 #SBATCH --job-name=narae-demo
 #SBATCH --nodes=1
-#SBATCH --ntasks-per-node=1
 #SBATCH --time=01:00:00
 #SBATCH --requeue
 #SBATCH --open-mode=append
@@ -11,8 +10,8 @@
 cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}" || exit
 [ -f slurm/common.sh ] || cd .. # typed inside slurm/
 # shellcheck source=slurm/common.sh
-. slurm/common.sh
+. slurm/common.sh demo || exit
 
-check_gpus demo
+check_gpus "${SLURM_GPUS_ON_NODE:-1}"
 if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK; fi
-exec "$python" narae/chain.py demo
+exec "${alone[@]}" narae/chain.py demo

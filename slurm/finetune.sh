@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 #SBATCH --job-name=narae-finetune
 #SBATCH --nodes=1
-#SBATCH --ntasks-per-node=1
 #SBATCH --time=12:00:00
 #SBATCH --requeue
 #SBATCH --open-mode=append
@@ -13,14 +12,14 @@
 cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}" || exit
 [ -f slurm/common.sh ] || cd .. # typed inside slurm/
 # shellcheck source=slurm/common.sh
-. slurm/common.sh
+. slurm/common.sh finetune || exit
 
 if [ -n "${CHAT:-}" ]; then
     examples=$(basename "${CHAT%%.*}")
-    "$python" finetune/prepare.py --source "$CHAT" --name "$examples"
+    "${alone[@]}" finetune/prepare.py --source "$CHAT" --name "$examples"
     set -- "$@" --examples "$examples"
 elif [ $# = 0 ]; then
-    "$python" finetune/prepare.py
+    "${alone[@]}" finetune/prepare.py
 fi
 case " $* " in *" --deepspeed"*) ;; *) set -- --deepspeed configs/ds/zero2.json "$@" ;; esac
-train finetune finetune/sft.py "$@"
+train finetune/sft.py "$@"

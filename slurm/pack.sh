@@ -16,17 +16,9 @@
 # be there when it is called. The same command goes on after whatever stopped it: parts that are done are not done again.
 cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}" || exit
 [ -f slurm/common.sh ] || cd .. # typed inside slurm/
-if [ -n "${SLURM_JOB_ID:-}" ]; then
-    # shellcheck source=slurm/common.sh
-    . slurm/common.sh
-    jobs=()
-else
-    set -euo pipefail
-    # shellcheck source=slurm/site.env
-    . slurm/site.env
-    python=${NARAE_PYTHON:-$PWD/.venv/bin/python}
-    [ -x "$python" ] || { echo "pack.sh: there is no $python: make install" >&2; exit 1; }
-    jobs=(--jobs "${JOBS:-16}")
-fi
+# shellcheck source=slurm/common.sh
+. slurm/common.sh pack login || exit
+jobs=()
+if [ -z "${SLURM_JOB_ID:-}" ]; then jobs=(--jobs "${JOBS:-16}"); fi
 
-exec "$python" pretrain/pack.py ${jobs[@]+"${jobs[@]}"} "$@"
+exec "${alone[@]}" pretrain/pack.py ${jobs[@]+"${jobs[@]}"} "$@"

@@ -3,13 +3,16 @@
 #
 #   bash slurm/pipeline.sh                                       the sample world
 #   bash slurm/pipeline.sh books /data/029*                      a corpus of one's own, and its name
+#   bash slurm/status.sh                                         how far they are; --wait follows them to the end
 #
 # PRETRAIN="--nodes=2 --gpus-per-node=8 --ntasks-per-node=8" and PREPARE="-c 32" (tokenizer, packing) are flags for sbatch,
-# JOBS=64 is the width of the corpus' arrays, CONFIG= the config of pretraining; CHAT=mine.jsonl adds fine-tuning. Where one stage fails, those that wait for it are cancelled.
+# JOBS=64 is the width of the corpus' arrays, CONFIG= the config of pretraining; CHAT=mine.jsonl adds fine-tuning. Where one
+# stage fails, those that wait for it are cancelled, and status.sh prints why.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 command -v sbatch >/dev/null || { echo "pipeline.sh: there is no sbatch here: this is for the login node of a Slurm cluster; elsewhere: make demo" >&2; exit 1; }
-[ -x "${NARAE_PYTHON:-.venv/bin/python}" ] || { echo "pipeline.sh: there is no .venv: make install" >&2; exit 1; }
+# shellcheck source=slurm/common.sh
+. slurm/common.sh pipeline login
 
 read -ra prepare <<<"${PREPARE:-}"
 read -ra pretrain <<<"${PRETRAIN:-}"
@@ -20,12 +23,19 @@ submit() { # STAGE [sbatch flags --] arguments
     while [ "$1" != -- ]; do flags+=("$1"); shift; done
     shift
     job=$(sbatch --parsable --kill-on-invalid-dep=yes ${after[@]+"${after[@]}"} ${flags[@]+"${flags[@]}"} "slurm/$stage.sh" "$@")
-    job=${job%%;*}
-    echo "$stage $job"
-    after=("--dependency=afterok:$job")
+    remember "$stage" "${job%%;*}"
+}
+remember() { # STAGE JOB
+    echo "$1 $2"
+    after=("--dependency=afterok:$2")
+    # Slurm forgets a job within minutes of its end, where its log lay, too
+    echo "$1 $2 $(scontrol show job "$2" | sed -n 's/^ *StdOut=//p' | sed -n 1p)" >>"$chain"
 }
 
 name=${1:-sample}
+chain=$root/.chain
+mkdir -p "$root"
+: >"$chain"
 corpus=() tokenizer=() pack=() train=() tune=()
 if [ $# -gt 0 ]; then
     shift
@@ -40,8 +50,9 @@ if [ -n "${CONFIG:-}" ]; then train+=(--config "$CONFIG"); fi
 
 job=$(bash slurm/corpus.sh ${corpus[@]+"${corpus[@]}"}) # several arrays; it names the job that publishes
 if [ -n "$job" ]; then
-    echo "corpus $job"
-    after=("--dependency=afterok:$job")
+    read -ra arrays <"$root/corpus/.work-$name/jobs"
+    for each in "${arrays[@]}"; do [ "$each" = "$job" ] || remember corpus "$each" >/dev/null; done
+    remember corpus "$job"
 fi
 submit tokenizer ${prepare[@]+"${prepare[@]}"} -- ${tokenizer[@]+"${tokenizer[@]}"}
 submit pack ${prepare[@]+"${prepare[@]}"} -- ${pack[@]+"${pack[@]}"}
@@ -49,4 +60,4 @@ submit pretrain ${pretrain[@]+"${pretrain[@]}"} -- ${train[@]+"${train[@]}"}
 if [ "$name" = sample ] || [ -n "${CHAT:-}" ]; then
     submit finetune ${pretrain[@]+"${pretrain[@]}"} -- ${tune[@]+"${tune[@]}"}
 fi
-echo "squeue --me shows them; each writes narae-STAGE-JOB.out here"
+echo "bash slurm/status.sh says how far they are, and why where one fails"

@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 #SBATCH --job-name=narae-pretrain
 #SBATCH --nodes=1
-#SBATCH --ntasks-per-node=1
 #SBATCH --time=24:00:00
 #SBATCH --requeue
 #SBATCH --open-mode=append
@@ -13,7 +12,7 @@
 cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}" || exit
 [ -f slurm/common.sh ] || cd .. # typed inside slurm/
 # shellcheck source=slurm/common.sh
-. slurm/common.sh
+. slurm/common.sh pretrain || exit
 
 case " $* " in *" --deepspeed"*) ;; *) set -- --deepspeed configs/ds/zero2.json "$@" ;; esac
-train pretrain pretrain/run.py "$@"
+train pretrain/run.py "$@"

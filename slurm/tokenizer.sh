@@ -11,6 +11,6 @@
 cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}" || exit
 [ -f slurm/common.sh ] || cd .. # typed inside slurm/
 # shellcheck source=slurm/common.sh
-. slurm/common.sh
+. slurm/common.sh tokenizer || exit
 
-exec "$python" tokenizer/train.py "$@"
+exec "${alone[@]}" tokenizer/train.py "$@"

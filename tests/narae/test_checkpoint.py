@@ -15,7 +15,7 @@ def run_folder(tmp_path: Path) -> Path:
         (staged / "inner").mkdir(parents=True)
         (staged / "weights").write_bytes(bytes(range(100)))
         (staged / "inner/state").write_text(f"state of {step}")
-        publish(staged, tmp_path / staged.name)
+        publish(staged, tmp_path / staged.name, {"step": step, "run": "mine"})
     return tmp_path
 
 

@@ -90,12 +90,11 @@ def test_the_masters_are_put_together(world: Path) -> None:
     assert {one.dtype for one in whole.values()} == {torch.float32}
     assert same({name: one.bfloat16() for name, one in whole.items()}, rounded)
     assert not same(whole, {name: one.float() for name, one in rounded.items()})
-    # The same where model.safetensors was never gathered, in a run that has not ended yet
-    bare("unfinished", "model.safetensors")
+    # The same in a run that has not ended yet, in the dtype that it was trained in
+    bare("unfinished")
     make("--run", "unfinished", "--checkpoint", "last")
-    assert same(weights("unfinished-4"), whole)
-    make("--run", "unfinished", "--checkpoint", "last", "--dtype", "bfloat16", "--name", "narrow")
-    assert torch.equal(logits("narrow"), logits("parts"))
+    assert same(weights("unfinished-4"), rounded)
+    assert torch.equal(logits("unfinished-4"), logits("parts"))
 
 
 def test_the_best_is_the_one_that_the_run_says(world: Path) -> None:
@@ -146,8 +145,8 @@ def test_rows_that_are_gone_are_not_named(world: Path, capsys: pytest.CaptureFix
         (["--run", "parts", "--dtype", "int8"], "--dtype int8: it is auto, float32, bfloat16"),
         (["--run", "empty"], "there is no checkpoint in .*/runs/empty yet"),
         (["--run", "flipped"], "checkpoint-4 is damaged .*course.json does not have the hash.*there are no others"),
-        (["--run", "nameless"], "checkpoint-4 holds states of the optimizer only"),
-        (["--run", "hollow"], "checkpoint-4 holds no weights"),
+        (["--run", "hollow"], "checkpoint-4 holds no states"),
+        (["--run", "half"], r"checkpoint-4 has [\d,]+ of [\d,]+ elements of .*: it is of another model"),
         (["--run", "other"], "checkpoint-4 is not one of pretrain/run.py"),
     ],
 )
@@ -159,10 +158,10 @@ def test_one_clear_line(words: list[str], message: str, world: Path) -> None:
     elif kind == "flipped":
         file = bare(kind) / "course.json"
         file.write_bytes(file.read_bytes()[:-1] + b" ")
-    elif kind == "nameless":
-        bare(kind, "model.safetensors", "global_step*/*_model_states.pt")
     elif kind == "hollow":
-        bare(kind, "model.safetensors", "global_step*/*")
+        bare(kind, "states-*")
+    elif kind == "half":
+        bare(kind, "states-00001-*")
     elif kind == "other":
         bare(kind, "course.json")
     elif "foreign" in words:

@@ -1,0 +1,107 @@
+"""The ranks beside this one: whether they have come, and whether an error means that one is gone."""
+
+import contextlib
+import datetime
+import os
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+from narae.log import Mistake, rank
+
+FAILED = ".failed"  # in the run's folder: which rank ended with an error of its own, and in which world
+# A library's words for a peer that is no longer there, or does not answer
+GONE = re.compile(
+    r"connection (closed|reset|refused|was likely closed)|broken pipe|timed out|timeout|no route to host|"
+    r"network is unreachable|ncclRemoteError|ncclSystemError|was aborted|failed to recv|failed to send|connectFullMesh",
+    re.I,
+)
+LIBRARY = re.compile(r"gloo|nccl|TCPStore|socket", re.I)
+TAKEN = re.compile(r"EADDRINUSE|address already in use", re.I)
+
+_store: Any = None
+
+
+class PeerError(RuntimeError):
+    """A peer is not there."""
+
+
+def ranks() -> int:
+    alone = os.environ.get("SLURM_NTASKS", "1") if "SLURM_PROCID" in os.environ else "1"
+    return int(os.environ.get("WORLD_SIZE", alone))
+
+
+def meeting_point() -> str:
+    """Where rank 0 waits for the others."""
+    return f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')}"
+
+
+def meet(timeout: float) -> None:
+    """All ranks, before the libraries wait for each other without a word about how many came."""
+    global _store
+    host, _, port = meeting_point().rpartition(":")
+    if ranks() == 1 or not (host and port) or not timeout:
+        return
+    import torch.distributed
+
+    library: Any = torch.distributed
+    name, until, pause = meeting_point(), time.monotonic() + timeout, 0.01
+    hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun has one, which outlives its restarts
+    key = f"narae/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    try:
+        # The libraries' own store, in the same process, shares this one's server, which lives as long as this one
+        _store = library.TCPStore(
+            host,
+            int(port),
+            ranks(),
+            rank() == 0 and not hosted,
+            timeout=datetime.timedelta(seconds=timeout),
+            wait_for_workers=False,
+            multi_tenant=True,
+        )
+    except RuntimeError as error:
+        if TAKEN.search(str(error)):
+            raise Mistake(f"port {port} of {host} is taken: give another MASTER_PORT") from None
+        raise PeerError(f"rank 0 is not at {name} after {timeout:.0f} s") from None
+    come = _store.add(key, 1)
+    while come < ranks():
+        if time.monotonic() > until:
+            raise PeerError(f"{come} of {ranks()} ranks have come to {name} within {timeout:.0f} s")
+        time.sleep(pause)
+        pause = min(2 * pause, 1.0)
+        come = _store.add(key, 0)
+
+
+def lost(error: BaseException) -> str:
+    """Why this error means that a peer is gone; nothing where it means something else."""
+    told = str(error)
+    if isinstance(error, PeerError):
+        return told
+    if ranks() == 1 or not isinstance(error, RuntimeError) or TAKEN.search(told) or not GONE.search(told):
+        return ""
+    return first_line(error) if type(error).__name__.startswith("Dist") or LIBRARY.search(told) else ""
+
+
+def first_line(error: BaseException) -> str:
+    """A library's reason without its place in the source, and not longer than a line."""
+    told = re.sub(r"^\s*\[[^\]]*\.\w+:\d+\]\s*", "", str(error)).strip()
+    line = told.splitlines()[0] if told else type(error).__name__
+    return line[:157] + "…" if len(line) > 158 else line
+
+
+def tell_failure(run: Path, why: str) -> None:
+    """Before this rank's end cuts the others off: that to try again is no use."""
+    if ranks() > 1 and run.is_dir():
+        with contextlib.suppress(OSError):
+            (run / FAILED).write_text("\n".join([meeting_point(), f"rank {rank()}", why]), encoding="utf-8")
+
+
+def told_failure(run: Path, since: float) -> tuple[str, str] | None:
+    """The rank that ended with an error of its own, and what that was."""
+    with contextlib.suppress(OSError, ValueError):
+        file = run / FAILED
+        where, who, why = file.read_text(encoding="utf-8").split("\n", 2)
+        if where == meeting_point() and file.stat().st_mtime >= since - 5:
+            return who, why
+    return None
