@@ -19,7 +19,7 @@ from typing import Any
 from narae.artifact import Artifact, begin, current, hash_file, open_artifact, root
 from narae.config import deciding, option, parse, parse_first, resolved
 from narae.log import Mistake, rank, say
-from narae.pulse import TIMEOUT, beat, long, seconds_for, together
+from narae.pulse import IMPORTING, TIMEOUT, beat, long, seconds_for, together
 
 CONFIG = "configs/finetune/sample.yaml"
 
@@ -61,10 +61,12 @@ def work(
     base: Path, parents: list[Artifact], inputs: dict[str, Any], examples: Artifact, identity: dict[str, Any]
 ) -> None:
     """All ranks: from the examples to the published model."""
-    from narae.checkpoint import part
-    from narae.follow import RunFolder
-    from narae.training import quiet
+    with long("importing the libraries", IMPORTING):
+        from narae.checkpoint import part
+        from narae.follow import RunFolder
+        from narae.training import quiet
 
+    beat("reading the options")
     config, args = arguments()
     quiet()
     from finetune.chat import load_tokenizer

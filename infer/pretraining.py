@@ -13,7 +13,7 @@ from narae.log import number
 from narae.markup import NOTHING, named, table, text
 
 LINES = 8  # sources that a chart can show, each with its line
-ENDS = {"unknown": "no end recorded", "killed": "killed", "stopped": "stopped"}
+ENDS = {"unknown": "no end recorded", "hang": "hung"} | {end: end for end in ("killed", "stopped", "lost a peer")}
 
 
 def pretraining(story: Story) -> str:

@@ -17,7 +17,7 @@ import torch
 import transformers.trainer
 from transformers import PrinterCallback, ProgressCallback, Trainer
 
-from narae import states
+from narae import pulse, states
 from narae.artifact import hash_file, sync
 from narae.log import Mistake, rank, say
 from narae.room import unwritten
@@ -62,6 +62,10 @@ class CheckpointTrainer(Trainer):
         return str(self._staging) if self._staging else super()._get_output_dir(trial)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        with pulse.long(f"saving checkpoint-{self.state.global_step}", self._patience()):
+            self._write_checkpoint(model, trial)
+
+    def _write_checkpoint(self, model: Any, trial: Any) -> None:
         self.settle()
         began = time.monotonic()
         run, step = Path(str(self.args.output_dir)), self.state.global_step
@@ -130,6 +134,15 @@ class CheckpointTrainer(Trainer):
         saving, self._saving = self._saving, None
         if saving is None:
             return
+        with pulse.long(f"waiting until {saving.final.name} is written", self._patience()):
+            self._settle(saving)
+
+    def _patience(self) -> float:
+        """Seconds that a slow file system may take for a checkpoint: weights and two states of each, in fp32."""
+        sizes = (getattr(one, "ds_numel", one.numel()) for one in self.model.parameters())  # type: ignore[union-attr]
+        return 12 * sum(sizes) / pulse.SLOWEST
+
+    def _settle(self, saving: "Saving") -> None:
         errors = [one for one in gathered(saving.written()) if one]
         self.unsaved = errors[0] if errors else ""
         if rank() == 0:
@@ -217,7 +230,8 @@ class CheckpointTrainer(Trainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
-            self.restore(Path(checkpoint))
+            with pulse.long(f"reading {Path(checkpoint).name}", pulse.seconds_for(Path(checkpoint))):
+                self.restore(Path(checkpoint))
 
     def _load_best_model(self) -> None:
         self.settle()

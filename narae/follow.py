@@ -26,7 +26,7 @@ from narae.artifact import plain, root
 from narae.checkpoint import part
 from narae.config import HOME
 from narae.log import Metrics, Mistake, differs, duration, rank, read_metrics, say
-from narae.pulse import beat, long, opened
+from narae.pulse import beat, long, opened, started
 from narae.warden import STOPPED as STOPPED
 
 SKIPPED = "skipped.jsonl"  # beside metrics.jsonl: which steps made no update, and which rows are left out
@@ -161,6 +161,7 @@ class Follow(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._first.close()
+        started()
         beat(f"step {state.global_step} is done", state.global_step)
         if self.stopper.agreed(args.device):
             control.should_log = control.should_save = control.should_training_stop = True

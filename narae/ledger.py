@@ -26,10 +26,12 @@ CAUSES = {
     "evaluation": "evaluation",
     "samples": "samples",
     "saving": "saving",
+    "hanging": "waiting in a hang",
     "dying": "unrecorded before a kill",
     "unlogged": "since the last record",
     "other": "other",
 }
+UNASKED = {"hang", "lost a peer"}  # as after a kill, nothing since the last record stayed
 SAYS_SECONDS = {"eval": "evaluation", "samples": "samples", "save": "saving"}
 # A run shows itself at every step and every few seconds between them; a network's file system may be a minute late.
 SILENCE = 120_000
@@ -101,8 +103,12 @@ class Attempt:
                 self.ready = True
         elif kind in SAYS_SECONDS:
             self._spend(SAYS_SECONDS[kind], since if said is None else said)
+        elif kind == "hang":
+            self._spend("hanging", milliseconds(record, "waited") or 0)
         elif kind == "stop":
             self.end = str(record.get("cause") or "a signal")[:40]
+            if self.ready and self.end in UNASKED:
+                self._spend("dying", self._passed)
         elif kind == "end":
             self.end = "finished"
 

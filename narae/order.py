@@ -151,10 +151,16 @@ def batch(
     Rank after rank they are the global batch, however many ranks there are. Steps go through one epoch after another;
     a batch may hold the end of one and the beginning of the next.
     """
-    if global_batch % ranks:
-        raise Mistake(f"a global batch of {global_batch} rows cannot be shared evenly by {ranks} ranks")
-    share = global_batch // ranks
-    return mixing((start or Cursor()).positions(step * global_batch + rank * share, share))
+    first, count = share(global_batch, rank, ranks)
+    return mixing((start or Cursor()).positions(step * global_batch + first, count))
+
+
+def share(global_batch: int, rank: int, ranks: int) -> tuple[int, int]:
+    """A rank's rows of a batch: the first, and how many. Some ranks have one more where it cannot be shared evenly."""
+    if global_batch < ranks:
+        raise Mistake(f"a batch of {global_batch} rows leaves some of {ranks} ranks without any: --batch_rows {ranks}")
+    each, more = divmod(global_batch, ranks)
+    return rank * each + min(rank, more), each + (rank < more)
 
 
 def order(position: np.ndarray | int, rows: int, seed: int) -> np.ndarray:

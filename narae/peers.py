@@ -84,9 +84,9 @@ def lost(error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """A library's reason without its place in the source, and not longer than a line."""
+    """A library's reason: one sentence, without its place in the source, and not longer than a line."""
     told = re.sub(r"^\s*\[[^\]]*\.\w+:\d+\]\s*", "", str(error)).strip()
-    line = told.splitlines()[0] if told else type(error).__name__
+    line = told.splitlines()[0].split(". ", 1)[0] if told else type(error).__name__
     return line[:157] + "…" if len(line) > 158 else line
 
 

@@ -35,6 +35,8 @@ from narae.warden import BYTES, DUMP, FIRED, PULSE, STOPPED
 
 TIMEOUT = 600.0
 INTERRUPTED = 130
+STARTING = 120.0  # seconds until the first step is done that count for nothing, however short the timeout
+IMPORTING = 600.0  # seconds to import the libraries, where a thousand ranks read them from one file system
 SLOWEST = 50e6  # bytes per second, of a file system that many jobs write to
 SIGNALS = signal.SIGTERM, signal.SIGUSR1  # what asks a run to end; later narae/follow.py's Stopper takes them
 
@@ -46,7 +48,8 @@ class Pulse:
         self._files = page, stacks = _scratch(), _scratch()
         os.ftruncate(page, BYTES)
         self.page = mmap.mmap(page, BYTES)
-        self.main, self.beats, self.extra, self.step, self.open = threading.get_ident(), 0, 0.0, -1, False
+        self.main, self.beats, self.step, self.open = threading.get_ident(), 0, -1, False
+        self.starting = self.extra = max(0.0, STARTING - timeout)
         self.beat("starting")
         ended, self.alive = os.pipe()
         self._order, order = os.pipe()
@@ -66,6 +69,8 @@ class Pulse:
     def beat(self, what: str, step: int = -1) -> None:
         if threading.get_ident() != self.main:  # that another thread lives says nothing of the training
             return
+        if self.fired:  # silent for so long, and now going on: too late, the others have been told
+            time.sleep(3600)
         self.beats += 1
         self.what, self.at = what, time.monotonic()
         self.step = step if step >= 0 else self.step
@@ -76,11 +81,13 @@ class Pulse:
         return bool(self.page[FIRED])
 
     def _obey(self) -> None:
-        if os.read(self._order, 1):
+        if os.read(self._order, 1) or self.fired:
             os._exit(STOPPED)
         os.close(self._order)
 
     def close(self) -> None:
+        if self.fired:
+            time.sleep(3600)
         os.close(self.alive)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._warden.wait(2)
@@ -124,10 +131,8 @@ def beat(what: str, step: int = -1) -> None:
 def long(what: str, seconds: float) -> Iterator[None]:
     """In here silence is no hang for so many seconds more. On all ranks, where some wait for others."""
     _extend(what, seconds)
-    try:
-        yield
-    finally:
-        _extend(f"after {what}", -seconds)
+    yield
+    _extend(f"after {what}", -seconds)  # where it failed, that is where this rank still is
 
 
 def seconds_for(*folders: Path) -> float:
@@ -151,6 +156,13 @@ def opened() -> None:
     if _pulse is not None:
         _pulse.open = True
         _pulse.beat(_pulse.what)
+
+
+def started() -> None:
+    """The first step is done."""
+    if _pulse is not None:
+        _pulse.extra -= _pulse.starting
+        _pulse.starting = 0.0
 
 
 @contextlib.contextmanager
@@ -228,14 +240,14 @@ def _lost(reason: str, error: Exception, began: float) -> NoReturn:
     if failed and not failed[1]:
         _end(1)  # a mistake is said once, by the rank that met it
     if failed:
-        reason = f"{failed[0]} ended with {failed[1]}"
-    with contextlib.suppress(OSError):
-        head = f"lost a peer in '{what}': {hung or reason}"
-        warden.leave(_run / "stacks" / f"rank-{rank()}.txt", rank(), head, "".join(traceback.format_exception(error)))
-    warden.speak(stage(), f"rank {rank()} lost a peer in '{what}': {reason if failed else hung or reason}")
-    _note("error" if failed else "hang" if hung else "lost a peer", hung)
-    if failed:
+        warden.speak(stage(), f"rank {rank()} lost a peer in '{what}': {failed[0]} ended with {failed[1]}")
+        _note("error")
         _end(1)
+    head = f"lost a peer in '{what}': {hung or reason}"
+    with contextlib.suppress(OSError):
+        warden.leave(_run / "stacks" / f"rank-{rank()}.txt", rank(), head, "".join(traceback.format_exception(error)))
+    warden.speak(stage(), f"rank {rank()} {head}")
+    _note("hang" if hung else "lost a peer", hung)
     say(f"the run ends with code {STOPPED}: the same command goes on from its newest checkpoint")
     _end(STOPPED)
 

@@ -47,11 +47,11 @@ class Batches(IterableDataset[dict[str, Any]]):
 
     def _share(self, step: int) -> dict[str, Any]:
         rows = self.course.batch(step, self.rank, self.ranks)
-        size = micro_batch(len(rows), self.micro)
+        most = -(-self.course.segment(step).batch_rows // self.ranks)
         try:
             parts = [
-                tensors(self.rows, rows[begin : begin + size].tolist(), self.boundaries)
-                for begin in range(0, len(rows), size)
+                tensors(self.rows, part.tolist(), self.boundaries)
+                for part in np.array_split(rows, micro_batches(most, self.micro))
             ]
         except Mistake as mistake:
             if get_worker_info() is None:
@@ -60,9 +60,10 @@ class Batches(IterableDataset[dict[str, Any]]):
         return {"micro": parts, "rows": torch.from_numpy(rows)}
 
 
-def micro_batch(share: int, most: int) -> int:
-    """The largest number of rows at a time that divides a rank's share evenly."""
-    return next(size for size in range(min(share, most), 0, -1) if share % size == 0)
+def micro_batches(share: int, most: int) -> int:
+    """In how many a rank goes through its share of a step: of one size, unless that would double them."""
+    even = next(size for size in range(min(share, most), 0, -1) if share % size == 0)
+    return share // even if 2 * even >= min(share, most) else -(-share // most)
 
 
 def tensors(rows: Mixture, numbers: Sequence[int], boundaries: Boundaries) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from narae.log import Mistake, rank, say
 from narae.mixture import Mixture
 from narae.model import read_json
 from narae.packed import PackedRows, parent
-from narae.pulse import TIMEOUT, beat, long, seconds_for, together
+from narae.pulse import IMPORTING, TIMEOUT, beat, long, seconds_for, together
 from narae.room import unwritten
 from pretrain.segments import Course, read_course
 from pretrain.settings import RECIPE, Config, advice, check, course_of, grows, identity_of, profiled, sets_of
@@ -53,6 +53,9 @@ def main() -> None:
 
 def work(asked: dict[str, Any], sets: list[Artifact], course: Course, identity: dict[str, Any], grown: bool) -> None:
     """All ranks: from the rows to the published model."""
+    with long("importing the libraries", IMPORTING):
+        import narae.training  # noqa: F401
+    beat("reading the options")
     config, args = arguments(asked)
     beat("opening the rows")
     rows = Mixture([PackedRows(packed, "train") for packed in sets], mixing=course.segments[0].mixing)
@@ -94,26 +97,24 @@ def arguments(asked: dict[str, Any] | None = None) -> tuple[Config, Any]:
 
 def share_batch(args: Any, asked: dict[str, Any], course: Course) -> None:
     """Micro-batches follow from the ranks that there are, step by step; Trainer itself sees one batch in a step."""
-    from pretrain.batches import micro_batch
+    from pretrain.batches import micro_batches
 
     ranks, most = args.world_size, args.per_device_train_batch_size
     for rows in dict.fromkeys(one.batch_rows for one in course.segments):
-        if rows % ranks:
-            raise Mistake(
-                f"--batch_rows {rows} cannot be shared evenly by {ranks} ranks: {rows // ranks * ranks or ranks} can"
-            )
+        if rows < ranks:
+            raise Mistake(f"--batch_rows {rows} leaves some of {ranks} ranks without any: --batch_rows {ranks}")
         wanted = asked.get("gradient_accumulation_steps")
         if wanted and rows != ranks * most * wanted:
             raise Mistake(
                 f"--batch_rows {rows} is not {ranks} ranks × --per_device_train_batch_size {most} × "
                 f"--gradient_accumulation_steps {wanted} = {ranks * most * wanted}: leave the last one out, it follows"
             )
-    shares = [one.batch_rows // ranks for one in course.segments]
-    args.per_device_train_batch_size = micro_batch(shares[0], most)
+    shares = [-(-one.batch_rows // ranks) for one in course.segments]
+    args.per_device_train_batch_size = -(-shares[0] // micro_batches(shares[0], most))
     args.max_steps = course.steps
     if args.deepspeed:
         # DeepSpeed asks whether gradients are accumulated at all; by how many follows from step to step
-        args.gradient_accumulation_steps = max(share // micro_batch(share, most) for share in shares)
+        args.gradient_accumulation_steps = max(micro_batches(share, most) for share in shares)
         zero.check(args.deepspeed, args)
         micro, parts = args.per_device_train_batch_size, args.gradient_accumulation_steps
         args.hf_deepspeed_config.config |= {
@@ -128,11 +129,11 @@ def train(
     config: Config, args: Any, course: Course, rows: Mixture, held_out: Mixture, identity: dict[str, Any], grown: bool
 ) -> dict[str, Any]:
     """All ranks. Leaves the weights in runs/<name>/.final; a signal ends it with a checkpoint instead."""
+    beat("importing the trainer")
     import torch
     from transformers import AutoTokenizer
 
     from narae.checkpoint import checkpoints, first_says
-    from narae.checkpoint import first_says
     from narae.devices import device_name, matmul_rate
     from narae.follow import Follow, RunFolder
     from narae.footprint import flops_per_token

@@ -16,6 +16,7 @@ from narae.checkpoint import CheckpointTrainer, checkpoints, step_of
 from narae.follow import Follow, memory_mb
 from narae.log import Mistake, rank, say
 from narae.mixture import Mixture
+from narae.order import share
 from narae.pulse import beat
 from narae.zero import stage
 from pretrain.batches import Batches
@@ -103,9 +104,9 @@ class Pretrainer(CheckpointTrainer):
                 if not hasattr(self.lr_scheduler, "lr_lambdas"):
                     name = getattr(kind, "value", kind)
                     raise Mistake(f"--lr_scheduler_type {name} knows no course ahead, which --batch_ramp needs")
-                share = steps / self.course.rows
+                per_row = steps / self.course.rows
                 self.lr_scheduler.lr_lambdas = [
-                    lambda step, at=at: at(self.course.position(step) * share)  # type: ignore[misc]
+                    lambda step, at=at: at(self.course.position(step) * per_row)  # type: ignore[misc]
                     for at in self.lr_scheduler.lr_lambdas
                 ]
             self._created_lr_scheduler = True
@@ -141,7 +142,8 @@ class Pretrainer(CheckpointTrainer):
             together = last or self.is_deepspeed_enabled  # which asks for the flag above
             with contextlib.nullcontext() if together else self.accelerator.no_sync(model):
                 super().training_step(model, part)
-        begin = self.course.position(self.state.global_step) + rank() * len(mine)
+        first, _ = share(self.course.segment(step).batch_rows, self.args.process_index, self.args.world_size)
+        begin = self.course.position(step) + first
         self._window += sum(counts), len(mine), fingerprint(begin, mine)
         return torch.where(torch.isfinite(self._mean), self._loss, 0.0)
 

@@ -104,12 +104,14 @@ watch() {
         sleep 1 &
         wait $! || true # a signal ends it early
         if [ -n "$signalled" ]; then
+            [ -n "$limit" ] || fewer # if Slurm takes the job back, for a node or for more urgent work
             limit=${limit:-$(end_of_time)}
             [ "$(date +%s)" -lt $((limit - last_moment)) ] ||
                 back "$last_moment s before the end of its time its ranks still run, though they got $signalled"
         fi
         if [ -e "$ended" ]; then
             since=${since:-$SECONDS}
+            [ $(((SECONDS - since) % 5)) -lt 4 ] || lost
             [ $((SECONDS - since)) -lt $patience ] || back "$(told), and srun has not returned after $patience s"
         fi
     done
@@ -119,11 +121,10 @@ watch() {
 
 # decide CODE: 85 asks for another start, 128+n was killed by signal n; the rest is a mistake or a bug, and would come again.
 decide() {
-    local code=$1 gone
+    local code=$1
     [ "$code" != 0 ] || { rm -f "$ended"; exit 0; }
     if [ -s "$ended" ]; then code=$(cut -d ' ' -f 3 "$ended"); fi
-    gone=$(silent)
-    if [ -n "$gone" ]; then back "$gone does not answer ($(told))"; fi
+    lost
     if [ -n "$signalled" ]; then back "it got $signalled"; fi
     if [ "$code" = 85 ] || [ "$code" -gt 128 ]; then back "$(told)"; fi
     note "job $SLURM_JOB_ID ends here: $(told), which another start would not mend; the reason stands above"
@@ -142,14 +143,14 @@ told() {
     fi
 }
 
-# The job's nodes whose slurmd does not answer.
-silent() {
+# Back, where the slurmd of one of the job's nodes does not answer: srun would wait for it, and its ranks for each other.
+lost() {
     local node address port
     port=$(scontrol show config | sed -n 's/^SlurmdPort *= *\([0-9]*\).*/\1/p')
     for node in $(scontrol show hostnames "$SLURM_JOB_NODELIST"); do
         address=$(scontrol show node "$node" | tr ' ' '\n' | sed -n 's/^NodeAddr=//p')
-        timeout 5 bash -c ": </dev/tcp/${address:-$node}/${port:-6818}" 2>/dev/null || echo "$node"
-    done | paste -sd ' '
+        timeout 5 bash -c ": </dev/tcp/${address:-$node}/${port:-6818}" 2>/dev/null || back "$node does not answer ($(told))"
+    done
 }
 
 # In seconds since 1970. A job without a limit has no such time; one that scancel ends has it behind itself.
@@ -163,21 +164,21 @@ show() { scontrol show job "$SLURM_JOB_ID" | tr ' ' '\n' | sed -n "s/^$1=//p" | 
 back() {
     local try
     # By scancel, or to requeue it by itself: a job that a person has cancelled must stay so
-    if [ "$(show JobState)" = COMPLETING ]; then note "Slurm ends job $SLURM_JOB_ID itself"; exit 85; fi
+    if [ "$(show JobState)" = COMPLETING ]; then note "Slurm ends job $SLURM_JOB_ID itself"; fewer; exit 85; fi
     note "job $SLURM_JOB_ID goes back into the queue: $1. It will go on from $(newest)"
     rm -f "$ended"
     for try in 1 2 3 4 5; do
-        if scontrol requeue "$SLURM_JOB_ID"; then
-            # Slurm holds on to the number of tasks that it had, and would wait for as many nodes
-            if [ -n "${SLURM_NTASKS_PER_NODE:-}" ]; then
-                scontrol update jobid="$SLURM_JOB_ID" numtasks="$SLURM_NTASKS_PER_NODE" || true
-            fi
-            exit 0
-        fi
+        if scontrol requeue "$SLURM_JOB_ID"; then fewer; exit 0; fi
         [ "$try" = 5 ] || sleep 5
     done
     note "Slurm does not take job $SLURM_JOB_ID back (was it submitted with --no-requeue?): the same sbatch line goes on"
     exit 85
+}
+
+# Slurm holds on to the number of tasks that the job had, and would wait for as many nodes, whatever --nodes=1-2 said.
+fewer() {
+    [ -z "${SLURM_NTASKS_PER_NODE:-}" ] ||
+        scontrol update jobid="$SLURM_JOB_ID" numtasks="$SLURM_NTASKS_PER_NODE" 2>/dev/null || true
 }
 
 run_of() {

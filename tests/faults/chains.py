@@ -31,8 +31,8 @@ class Chain:
 
 
 def brief(chain: Chain) -> Chain:
-    """Two ranks take long to start: of these the first two faults, but in the full count."""
-    return chain if FULL or chain.kind == "plain" else replace(chain, faults=chain.faults[:2])
+    """But in the full count: two ranks take long to start."""
+    return chain if FULL else replace(chain, faults=chain.faults[: 3 if chain.kind == "plain" else 1])
 
 
 def endure(world: World, chain: Chain) -> Counter[str]:

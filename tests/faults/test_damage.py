@@ -67,7 +67,7 @@ def swap(file: Path, foreign: Path, draw: random.Random) -> None:
 WAYS = (cut, flip, lose, swap)
 
 
-@pytest.mark.parametrize(("number", "way"), some([(number, way) for number in range(12) for way in WAYS], 1, 3))
+@pytest.mark.parametrize(("number", "way"), some([(number, way) for number in range(12) for way in WAYS], 3))
 def test_a_damaged_file_is_named(
     world: World, kept: tuple[Path, Path], way: Callable[..., None], number: int, tell: Callable[..., Any]
 ) -> None:
@@ -108,6 +108,12 @@ def under_another_name(checkpoint: Path) -> None:
     shutil.copytree(checkpoint.with_name("checkpoint-20"), checkpoint)
 
 
+def foreign_part(checkpoint: Path, foreign: Path) -> None:
+    """Under a name by which it would be read with the others."""
+    largest = max(files_of(foreign), key=lambda one: one.stat().st_size)
+    shutil.copy(largest, checkpoint / "states-00001-of-00002.safetensors")
+
+
 UNREADABLE = "its manifest is missing or unreadable"
 MANIFESTS: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
     "manifest-cut": (lambda one, _: half(one), UNREADABLE),
@@ -123,12 +129,13 @@ MANIFESTS: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
     "manifest-of-another-version": (lambda one, _: change(one, format=99), "format"),
     "manifest-of-an-artifact": (lambda one, _: change(one, kind="model"), ""),
     "emptied": (lambda one, _: emptied(one), UNREADABLE),
+    "with-a-foreign-part": (foreign_part, "states-00001-of-00002.safetensors does not belong to it"),
     "of-another-run": (folder_of_another, "another"),
     "of-another-step": (lambda one, _: under_another_name(one), "20"),
 }
 
 
-@pytest.mark.parametrize("case", some(list(MANIFESTS), 10))
+@pytest.mark.parametrize("case", some(list(MANIFESTS), 11))
 def test_a_checkpoint_that_is_none_is_named(
     world: World, kept: tuple[Path, Path], case: str, tell: Callable[..., Any]
 ) -> None:
@@ -139,33 +146,21 @@ def test_a_checkpoint_that_is_none_is_named(
     tell(Counter({case: 1}))
 
 
-ODD = ["checkpoint-", "checkpoint-x", "checkpoint-25.bak", "checkpoint--9", "checkpoint-²", "checkpoint-30", ".staging"]
+ODD = "checkpoint-", "checkpoint-x", "checkpoint-25.bak", "checkpoint--9", "checkpoint-²", ".staging"
+BESIDE = "notes.txt", "extra/optimizer.pt", ".nfs0001"
 
 
-@pytest.mark.parametrize("name", some(ODD, 4))
-def test_odd_names_are_no_checkpoints(
-    world: World, kept: tuple[Path, Path], name: str, tell: Callable[..., Any]
-) -> None:
+def test_odd_names_are_passed_over(world: World, kept: tuple[Path, Path], tell: Callable[..., Any]) -> None:
+    """Beside checkpoints, and within one."""
     checkpoint = restored(kept)
-    if name == "checkpoint-30":
-        checkpoint.with_name(name).write_text("a file")
-    else:
+    for name in ODD:
         shutil.copytree(checkpoint, checkpoint.with_name(name))
+    checkpoint.with_name("checkpoint-30").write_text("a file")
+    (checkpoint / "extra").mkdir()
+    for name in BESIDE:
+        (checkpoint / name).write_text("no part of it")
     goes_on(world, 25)
-    tell(Counter({f"odd name {name}": 1}))
-
-
-@pytest.mark.parametrize("name", some(["notes.txt", "states-00001-of-00002.safetensors", "extra/optimizer.pt"], 1))
-def test_what_does_not_belong_there_is_not_read(
-    world: World, kept: tuple[Path, Path], name: str, tell: Callable[..., Any]
-) -> None:
-    checkpoint = restored(kept)
-    file = checkpoint / name
-    file.parent.mkdir(exist_ok=True)
-    largest = max(files_of(kept[1]), key=lambda one: one.stat().st_size)
-    shutil.copy(largest, file)
-    goes_on(world, 25)
-    tell(Counter({f"extra {name}": 1}))
+    tell(Counter({"odd names": len(ODD) + len(BESIDE) + 1}))
 
 
 @pytest.mark.parametrize("count", some([2, 3], 1))

@@ -1,5 +1,6 @@
 """A checkpoint is whole or is passed over, and what is wrong with it is named."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,31 @@ def test_the_oldest_go_and_the_best_stays(run_folder: Path) -> None:
     assert steps(run_folder) == ["checkpoint-100", "checkpoint-5"]
     rotate(run_folder, None)
     assert steps(run_folder) == ["checkpoint-100", "checkpoint-5"]
+
+
+def test_multiples_stay(run_folder: Path) -> None:
+    rotate(run_folder, 1, every=10)
+    assert steps(run_folder) == ["checkpoint-100", "checkpoint-10"]
+
+
+def test_one_of_another_run_is_passed_over(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert damage(run_folder / "checkpoint-100", "mine") == ""
+    assert damage(run_folder / "checkpoint-100", "yours") == "it is of a run with another configuration"
+    shutil.rmtree(run_folder / "checkpoint-100")
+    (run_folder / "checkpoint-10").rename(run_folder / "checkpoint-100")
+    assert last_good(run_folder, "mine") == run_folder / "checkpoint-5"
+    assert "it is that of step 10 under another name" in capsys.readouterr().err
+
+
+def test_only_so_far(run_folder: Path) -> None:
+    assert last_good(run_folder, before=50) == run_folder / "checkpoint-10"
+    assert last_good(run_folder, before=4) is None
+
+
+def test_ranks_share_the_reading(run_folder: Path) -> None:
+    (run_folder / "checkpoint-100/weights").write_bytes(bytes(100))
+    wrong = [damage(run_folder / "checkpoint-100", among=(rank, 2)) for rank in range(2)]
+    assert wrong == ["", "weights does not have the hash that was written down"]
 
 
 def test_what_is_staged_is_no_checkpoint(run_folder: Path) -> None:

@@ -58,9 +58,13 @@ def test_ranks_share_the_same_global_order(rows: int, global_batch: int) -> None
         assert sorted(epoch.tolist()) == list(range(rows))
 
 
-def test_a_batch_that_cannot_be_shared() -> None:
-    with pytest.raises(Mistake, match="a global batch of 10 rows cannot be shared evenly by 4 ranks"):
-        batch(Mixing((100,), (1,), 0), 0, 10, 0, 4)
+def test_a_batch_that_cannot_be_shared_evenly() -> None:
+    mixing = Mixing((100,), (1,), 0)
+    parts = [batch(mixing, 3, 10, rank, 4) for rank in range(4)]
+    assert [len(part) for part in parts] == [3, 3, 2, 2]
+    assert np.concatenate(parts).tolist() == batch(mixing, 3, 10).tolist()
+    with pytest.raises(Mistake, match="a batch of 3 rows leaves some of 4 ranks without any"):
+        batch(mixing, 0, 3, 0, 4)
 
 
 def test_any_depth_costs_the_same() -> None:

@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 import torch
 
+from narae import follow
 from narae.artifact import open_artifact
 from narae.packed import PackedRows
+from narae.states import bottom
 from pretrain import loss, trainer
 
 
@@ -28,6 +30,7 @@ def poisoned(
     bad = [(torch.from_numpy(packed[int(row)]), float(factor)) for row, factor in (rows or {}).items()]
     end = torch.from_numpy(packed[dies_at]) if dies_at is not None else None
     use, make = loss.use_loss_head, trainer.Pretrainer.create_optimizer
+    step_of_run = trainer.Pretrainer.training_step
 
     def use_poisoned(model: Any) -> bool:
         used, inner = use(model), model.forward
@@ -56,9 +59,25 @@ def poisoned(
             optimizer.step = types.MethodType(only_some, optimizer)  # type: ignore[method-assign]
         return optimizer
 
+    def train(self: Any, *words: Any, **more: Any) -> Any:
+        """DeepSpeed's Muon moves its momentum before the optimizer's step, which alone `create` leaves out."""
+        if self.state.global_step + 1 not in left_out:
+            return step_of_run(self, *words, **more)
+        state = bottom(self.optimizer).state
+        kept = [(one, key, value, value.clone()) for one in state for key, value in tensors(state[one])]
+        found = step_of_run(self, *words, **more)
+        for one, key, value, before in kept:
+            state[one][key] = value.copy_(before)
+        return found
+
+    def tensors(values: dict[str, Any]) -> list[tuple[str, torch.Tensor]]:
+        return [(key, value) for key, value in values.items() if isinstance(value, torch.Tensor)]
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loss, "use_loss_head", use_poisoned)
         patch.setattr(trainer.Pretrainer, "create_optimizer", create)
+        patch.setattr(trainer.Pretrainer, "training_step", train)
+        patch.setattr(follow.Follow, "refresh_report", lambda _: None)  # seconds, and nobody looks
         yield
 
 

@@ -44,7 +44,7 @@ def test_the_rank_that_ends_first_decides(
     shell: dict[str, str], tmp_path: Path, ends: str, restarts: int, says: str
 ) -> None:
     job = sbatch(plays(shell, tmp_path, ends), *TWO_BY_TWO)
-    wait(shell, [job])
+    wait(shell, [job], seconds=120)
     assert says.format(job=job) in log(tmp_path)
     assert field(shell, job, "Restarts") == str(restarts), log(tmp_path)
     code = "0" if restarts else ends.split()[-1]
@@ -65,14 +65,14 @@ def sitting(shell: dict[str, str], folder: Path, *words: str, lines: str = SITS)
 def test_a_job_that_a_person_cancels_stays_cancelled(shell: dict[str, str], tmp_path: Path) -> None:
     job = sitting(shell, tmp_path, *TWO_BY_TWO)
     call(shell, "scancel", job)
-    wait(shell, [job])
+    wait(shell, [job], seconds=120)
     assert field(shell, job, "JobState") == "CANCELLED" and field(shell, job, "Restarts") == "0"
     assert "goes back" not in log(tmp_path)
 
 
 def test_a_job_that_may_not_go_back_names_the_way_on(shell: dict[str, str], tmp_path: Path) -> None:
-    job = sitting(shell, tmp_path, "--no-requeue", *TWO_BY_TWO, lines=SITS.replace("60", "1; exit 85"))
-    wait(shell, [job])
+    job = sitting(shell, tmp_path, "--no-requeue", *TWO_BY_TWO, lines="echo up >up-$RANK; sleep 1; exit 85")
+    wait(shell, [job], seconds=120)
     assert "was it submitted with --no-requeue?): the same sbatch line goes on" in log(tmp_path)
     assert field(shell, job, "ExitCode") == "85:0"
 
@@ -95,9 +95,11 @@ def test_a_node_is_lost_and_the_other_goes_on_alone(shell: dict[str, str], tmp_p
     (tmp_path / "artifacts/runs/mine/checkpoint-40").mkdir(parents=True)
     (tmp_path / "artifacts/runs/mine/checkpoint-100").mkdir()
     cluster(shell, "kill-node", "2")
-    (tmp_path / "gone").touch()
-    wait(shell, [job])
-    cluster(shell, "revive-node", "2")
+    try:
+        (tmp_path / "gone").touch()
+        wait(shell, [job], seconds=90)
+    finally:
+        cluster(shell, "revive-node", "2")
     assert "goes back into the queue: n2 does not answer" in log(tmp_path)
     assert "It will go on from checkpoint-100\n" in log(tmp_path)
     assert field(shell, job, "JobState") == "COMPLETED" and field(shell, job, "NodeList") == "n1"
@@ -107,7 +109,7 @@ def test_a_node_is_lost_and_the_other_goes_on_alone(shell: dict[str, str], tmp_p
 def test_ranks_that_do_not_end_before_the_limit(shell: dict[str, str], tmp_path: Path) -> None:
     lines = "trap : USR1 TERM\necho up >up-$RANK\nwhile :; do sleep 1 & wait; done"
     job = sitting(shell, tmp_path, "--time=1", "--signal=B:USR1@45", *TWO_BY_TWO, lines=lines)
-    wait(shell, [job])
+    wait(shell, [job], seconds=120)
     assert "its ranks still run, though they got USR1" in log(tmp_path)
     assert field(shell, job, "Restarts") == "1" and field(shell, job, "JobState") == "COMPLETED"
 
@@ -125,7 +127,7 @@ def shim(folder: Path, name: str, lines: str) -> str:
 def test_srun_that_does_not_return(shell: dict[str, str], tmp_path: Path) -> None:
     stuck = 'if [ -z "${SLURM_RESTART_COUNT:-}" ]; then (' + f'{shutil.which("srun")} "$@"); exec sleep 600; fi'
     job = sbatch(plays(shell | {"PATH": shim(tmp_path, "srun", stuck)}, tmp_path, "exit 1"), *TWO_BY_TWO)
-    wait(shell, [job])
+    wait(shell, [job], seconds=120)
     assert "ended with code 1, and srun has not returned after 30 s" in log(tmp_path)
     assert field(shell, job, "Restarts") == "1" and field(shell, job, "JobState") == "COMPLETED"
 
@@ -141,7 +143,7 @@ def test_resources_are_sbatchs_and_the_rest_is_the_commands(shell: dict[str, str
     told = plays(shell, tmp_path, TELLS) | {"SBATCH_PARTITION": "gpu", "SBATCH_GPUS_PER_NODE": "2"}
     del told["OMP_NUM_THREADS"]
     job = sbatch(told | {"SBATCH_EXCLUSIVE": "1"}, "slurm/pretrain.sh", "--name", "two words", "--run_name=")
-    wait(shell, [job])
+    wait(shell, [job], seconds=120)
     assert field(shell, job, "Partition") == "gpu"
     assert "0/2 local 0 threads 1 gpus 2\n" in log(tmp_path) and "1/2 local 1 threads 1 gpus 2\n" in log(tmp_path)
     words = ["pretrain/run.py", "--deepspeed", "configs/ds/zero2.json", "--name", "two words", "--run_name="]
@@ -176,12 +178,12 @@ def test_the_line_that_is_printed_works(
 ) -> None:
     played = plays(shell, tmp_path, TELLS)
     job = sbatch(played, "--nodelist=n1", *flags, "slurm/pretrain.sh", "--name", "two words")
-    wait(shell, [job])
+    wait(shell, [job], seconds=120)
     assert field(shell, job, "JobState") == "FAILED"
     [line] = [line for line in log(tmp_path).splitlines() if says in line]
     typed = line[line.index("sbatch ") :]
     job = call(played | {"SBATCH_PARTITION": "gpu"}, "bash", "-c", typed).split()[-1]
-    wait(shell, [job])
+    wait(shell, [job], seconds=120)
     assert "/1 local" not in log(tmp_path) or "gpus 0" not in log(tmp_path)
     each = 1 if "--gpus-per-node=1" in typed else 2
     assert f"0/{each} local 0 threads 1 gpus {each}\n" in log(tmp_path), log(tmp_path)
@@ -198,7 +200,7 @@ def test_containers_are_words_before_python_or_flags_of_srun(shell: dict[str, st
         for stage in ("pretrain", "tokenizer"):
             out = f"--output={tmp_path}/narae-{stage}{number}.out"
             job = sbatch(played | {variable: words}, out, f"slurm/{stage}.sh", "--name", "x")
-            wait(shell, [job])
+            wait(shell, [job], seconds=120)
             said = log(tmp_path, f"{stage}{number}")
             assert ("apptainer: exec --nv image.sif" in said) == (number == 0), said
             assert ("pyxis: --container-image=image.sqsh" in said) == (number == 1), said
@@ -225,6 +227,6 @@ def test_artifacts_lie_on_scratch(shell: dict[str, str], tmp_path: Path) -> None
     assert os.stat(SCRATCH).st_dev != os.stat(HOME).st_dev
     lines = "mkdir -p $NARAE_ARTIFACTS/runs; hostname >$NARAE_ARTIFACTS/runs/$RANK"
     job = sbatch(plays(shell, tmp_path, lines) | {"NARAE_ARTIFACTS": f"{SCRATCH}/artifacts"}, *TWO_BY_TWO)
-    wait(shell, [job])
+    wait(shell, [job], seconds=120)
     assert [(SCRATCH / f"artifacts/runs/{rank}").read_text() for rank in range(4)] == ["n1\n"] * 2 + ["n2\n"] * 2
     shutil.rmtree(SCRATCH / "artifacts")
