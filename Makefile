@@ -15,8 +15,8 @@ help:
 	@echo "make test         the test suite"
 	@echo "make check        format, lint, types"
 	@echo "make test-slurm   the batch scripts on a two-node Slurm cluster on this machine; INSTALL=1 installs Slurm (root, Debian)"
-	@echo "make test-faults  kills, signals, damage and full disks in their full counts: about an hour; goes on where it ended"
-	@echo "                    ONLY=kills,signals,damage,disk,…   MINUTES=20   CASES=3 of each"
+	@echo "make test-faults  every fault in its full count, about half an hour; goes on where it ended"
+	@echo "                    ONLY=kills,signals,damage,disk,elastic,pulse,guard   MINUTES=20   CASES=3 of each"
 	@echo
 	@echo "Without make:     bash install.sh && .venv/bin/python narae/chain.py demo"
 	@echo "Where things go:  artifacts/, or the folder that NARAE_ARTIFACTS names"
@@ -54,6 +54,8 @@ test-slurm:
 	fi
 
 # Faults injected for real. make test takes a sample of each.
+FAULTS := tests/faults tests/narae/test_pulse.py tests/pretrain/test_guard.py
+
 test-faults: .venv/.installed-dev
 	@NARAE_TEST_FAULTS=1 NARAE_TEST_FULL=1 HF_HUB_OFFLINE=1 NARAE_FAULTS_ONLY="$(ONLY)" \
-	  NARAE_FAULTS_MINUTES="$(MINUTES)" NARAE_FAULTS_CASES="$(CASES)" $(RUN) -m pytest -s tests/faults
+	  NARAE_FAULTS_MINUTES="$(MINUTES)" NARAE_FAULTS_CASES="$(CASES)" $(RUN) -m pytest -s $(FAULTS)

@@ -16,10 +16,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, set_seed
 
 from finetune.examples import ByLength, Row, check_template, collate
-from narae.checkpoint import CheckpointTrainer
 from narae.follow import Follow
 from narae.log import Mistake, say
 from narae.pulse import beat
+from narae.saving import CheckpointTrainer
 
 
 def load_tokenizer(folder: Path) -> Any:

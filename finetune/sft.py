@@ -62,8 +62,8 @@ def work(
 ) -> None:
     """All ranks: from the examples to the published model."""
     with long("importing the libraries", IMPORTING):
-        from narae.checkpoint import part
         from narae.follow import RunFolder
+        from narae.ranks import part
         from narae.training import quiet
 
     beat("reading the options")
@@ -118,8 +118,9 @@ def train(
     """Returns what the manifest counts, and the folder with the model."""
     from finetune.chat import AnswerTrainer, count, load_model, with_adapters
     from finetune.examples import encode, read_messages
-    from narae.checkpoint import checkpoints, first_says, last_good
+    from narae.checkpoint import checkpoints, last_good
     from narae.follow import Follow
+    from narae.ranks import first_says
     from narae.restarts import check_restarts
 
     began = time.monotonic()

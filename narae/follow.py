@@ -23,10 +23,10 @@ import yaml
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from narae.artifact import plain, root
-from narae.checkpoint import part
 from narae.config import HOME
 from narae.log import Metrics, Mistake, differs, duration, rank, read_metrics, say
 from narae.pulse import beat, long, opened, started
+from narae.ranks import part
 from narae.warden import STOPPED as STOPPED
 
 SKIPPED = "skipped.jsonl"  # beside metrics.jsonl: which steps made no update, and which rows are left out

@@ -1,5 +1,6 @@
 """What a rank reads in each step: computed from the step, not skipped to."""
 
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -58,6 +59,13 @@ class Batches(IterableDataset[dict[str, Any]]):
                 raise
             return {"mistake": mistake.message}  # a worker that ends by itself says nothing but that it has ended
         return {"micro": parts, "rows": torch.from_numpy(rows)}
+
+
+def leave_signals_to_the_rank(worker: int) -> None:
+    """In a worker that reads. Slurm signals all processes of a step; one that died of it would end the run."""
+    del worker
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def micro_batches(share: int, most: int) -> int:

@@ -103,8 +103,8 @@ def only_finite(optimizer: torch.optim.Optimizer, norm: Callable[[torch.optim.Op
 def clean_skips(zero: Any) -> None:
     """DeepSpeed's stages 1 to 3: what they leave out leaves no trace.
 
-    Stages 1 and 2 look at gradients only where a config says so, and stage 3 gives gradients that are not finite to
-    Muon's momentum before it looks at their norm.
+    Stages 1 and 2 look at gradients only where a config says so. Stage 3 looks at their norm when Muon's momentum has
+    followed the gradients of those matrices that are finite.
     """
     if hasattr(zero, "check_grad_overflow"):
         zero.check_grad_overflow = True

@@ -15,10 +15,11 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from narae.artifact import sync
-from narae.checkpoint import barrier, checkpoints, first_says, last_good, step_of
+from narae.checkpoint import checkpoints, last_good, step_of
 from narae.follow import SKIPPED
 from narae.log import Metrics, Mistake, rank, read_metrics, say
 from narae.mixture import Mixture
+from narae.ranks import barrier, first_says
 from pretrain.guard import Verdict
 from pretrain.segments import Course, Gap, read_course
 

@@ -67,7 +67,7 @@ def work(asked: dict[str, Any], sets: list[Artifact], course: Course, identity: 
         raise Mistake(f"--metric_for_best_model {best}: the evaluation has {', '.join(known)}")
     if config.optimizer == "muon":
         zero.for_muon(args)
-    from narae.checkpoint import part
+    from narae.ranks import part
 
     metrics = train(config, args, course, rows, held_out, identity, grown)
     with long("publishing the model", 2 * seconds_for(Path(args.output_dir) / ".final")):
@@ -133,12 +133,13 @@ def train(
     import torch
     from transformers import AutoTokenizer
 
-    from narae.checkpoint import checkpoints, first_says
+    from narae.checkpoint import checkpoints
     from narae.devices import device_name, matmul_rate
     from narae.follow import Follow, RunFolder
     from narae.footprint import flops_per_token
     from narae.ledger import read as read_ledger
     from narae.model import from_values, generation_defaults, new_config, new_model
+    from narae.ranks import first_says
     from narae.restarts import check_restarts
     from pretrain.batches import Batches, Boundaries
     from pretrain.evaluation import Judge
@@ -272,7 +273,8 @@ def fits(config: Config, shape: Any) -> None:
 
 def resume_from(folder: Any, course: Course, grown: bool) -> Path | None:
     """The checkpoint to go on from, if there is one. A run that became longer goes back to before its rate fell."""
-    from narae.checkpoint import damage, first_says, last_good
+    from narae.checkpoint import damage, last_good
+    from narae.ranks import first_says
     from pretrain.rollback import overtaken
 
     run = folder.path

@@ -11,15 +11,17 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, get_scheduler
 from transformers.trainer_utils import SchedulerType
+from transformers.training_args import OptimizerNames
 
-from narae.checkpoint import CheckpointTrainer, checkpoints, step_of
+from narae.checkpoint import checkpoints, step_of
 from narae.follow import Follow, memory_mb
 from narae.log import Mistake, rank, say
 from narae.mixture import Mixture
 from narae.order import share
 from narae.pulse import beat
+from narae.saving import CheckpointTrainer
 from narae.zero import stage
-from pretrain.batches import Batches
+from pretrain.batches import Batches, leave_signals_to_the_rank
 from pretrain.evaluation import Judge
 from pretrain.guard import Guard, Verdict, clean_skips, only_finite
 from pretrain.optimizer import create, gradients, with_norm
@@ -77,11 +79,18 @@ class Pretrainer(CheckpointTrainer):
         workers, factor = self.args.dataloader_num_workers, self.args.dataloader_prefetch_factor
         # With a generator of its own: a loader draws a number as it starts, and a run that went on would be one ahead
         own = torch.Generator()
-        return DataLoader(self.batches, batch_size=None, num_workers=workers, prefetch_factor=factor, generator=own)
+        return DataLoader(
+            self.batches,
+            batch_size=None,
+            num_workers=workers,
+            prefetch_factor=factor,
+            generator=own,
+            worker_init_fn=leave_signals_to_the_rank,
+        )
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
-            if not str(self.args.optim).startswith("adamw_torch"):  # another of transformers' own
+            if not OptimizerNames(self.args.optim).value.startswith("adamw_torch"):  # another of transformers' own
                 super().create_optimizer()
             else:
                 weights: Any = model or self.model
@@ -142,8 +151,8 @@ class Pretrainer(CheckpointTrainer):
             together = last or self.is_deepspeed_enabled  # which asks for the flag above
             with contextlib.nullcontext() if together else self.accelerator.no_sync(model):
                 super().training_step(model, part)
-        first, _ = share(self.course.segment(step).batch_rows, self.args.process_index, self.args.world_size)
-        begin = self.course.position(step) + first
+        begin, rows = self.course.position(step), self.course.segment(step).batch_rows
+        begin += share(rows, self.args.process_index, self.args.world_size)[0]
         self._window += sum(counts), len(mine), fingerprint(begin, mine)
         return torch.where(torch.isfinite(self._mean), self._loss, 0.0)
 

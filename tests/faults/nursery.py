@@ -22,7 +22,7 @@ PR_SET_PDEATHSIG = 1
 FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 MODULES = (
     "deepspeed transformers.trainer transformers.models.phi.modeling_phi transformers.integrations.deepspeed "
-    "accelerate.utils.deepspeed torch.distributed.elastic narae.training narae.checkpoint narae.follow narae.devices "
+    "accelerate.utils.deepspeed torch.distributed.elastic narae.training narae.saving narae.follow narae.devices "
     "narae.footprint narae.ledger narae.model pretrain.run pretrain.trainer pretrain.evaluation pretrain.loss "
     "pretrain.optimizer pretrain.profiler pretrain.batches psutil yaml"
 )

@@ -9,10 +9,6 @@ from chains import Chain, Fault, brief, endure
 from counting import some
 from harness import START, World
 
-from narae.training import TrainingOptions
-
-ASYNC = "save_async" in TrainingOptions.__dataclass_fields__
-
 
 def chain(kind: str, number: int) -> Chain:
     """Four kills. Each second one comes after a checkpoint: a run that never comes further gives itself up."""
@@ -29,8 +25,9 @@ def chain(kind: str, number: int) -> Chain:
         place, after, most = draw.choices(near if turn % 2 else far, weights=[1, 3 - 2 * (turn % 2), 2, 1])[0]
         whom = draw.choice(("all", "first", "last")) if kind != "plain" and turn == number % 4 else "all"
         faults.append(Fault(place, after, draw.uniform(0, most), whom=whom))
-    words = ("--save_async",) if number % 2 and ASYNC else ()
-    return Chain(f"killed-{kind}-{number}", kind, tuple(faults), words)
+    # A rank that waits for one which never came ends after twice this
+    words = ["--hang_timeout", "25", *(["--save_async"] if number % 2 else [])]
+    return Chain(f"killed-{kind}-{number}", kind, tuple(faults), tuple(words))
 
 
 CHAINS = [brief(chain(kind, number)) for kind in ("plain", "zero2") for number in range(5)]

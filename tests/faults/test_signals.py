@@ -9,9 +9,6 @@ from chains import Chain, Fault, brief, endure
 from counting import some
 from harness import START, World
 
-from narae.training import TrainingOptions
-
-ASYNC = "save_async" in TrainingOptions.__dataclass_fields__
 SIGNALS = [
     ("SIGTERM",),
     ("SIGUSR1",),
@@ -31,7 +28,7 @@ def chain(kind: str, number: int) -> Chain:
     for place, after, most in [*first, ("warm-up", draw.randint(1, 4), 0.02), *draw.sample(later, 3)]:
         signals, whom = draw.choice(SIGNALS), draw.choice(("all", "all", "group", "first", "last"))
         faults.append(Fault(place, after, draw.uniform(0, most), signals, whom))
-    words = [("--dataloader_num_workers", "2"), ("--save_async",) if ASYNC else (), (), ()][number % 4]
+    words = [("--dataloader_num_workers", "2"), ("--save_async",), (), ()][number % 4]
     return Chain(f"signalled-{kind}-{number}", kind, tuple(faults), words)
 
 

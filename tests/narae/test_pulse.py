@@ -128,16 +128,16 @@ def test_how_a_rank_ends(tmp_path: Path) -> None:
 def test_an_error_of_a_peer_and_one_of_our_own(tmp_path: Path) -> None:
     gone = "RuntimeError('[/pytorch/gloo/transport/tcp/pair.cc:547] Connection closed by peer [10.0.0.7]:4242')"
     world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
-    code, said = ended(begin(tmp_path, f"pulse.opened()\nraise {gone}", RANK="0", **world))
+    code, said = ended(begin(tmp_path, f"pulse.opened()\nraise {gone}", RANK="0", timeout=2.0, **world))
     assert code == 85 and "Traceback" not in said
     lost = "rank 0 lost a peer in 'step 7: micro-batch 1': Connection closed by peer [10.0.0.7]:4242\n"
     assert said.splitlines(keepends=True)[0].endswith(lost)
     assert "Traceback" in (tmp_path / "stacks/rank-0.txt").read_text()
     assert read_metrics(tmp_path / "metrics.jsonl")[-1]["cause"] == "lost a peer"
     # the peer went because of an error of its own, which another start would meet again
-    code, said = ended(begin(tmp_path, "raise ValueError('ours')", RANK="1", **world))
+    code, said = ended(begin(tmp_path, "raise ValueError('ours')", RANK="1", timeout=2.0, **world))
     assert code == 1 and "ValueError: ours" in said
-    code, said = ended(begin(tmp_path, f"time.sleep(0.2)\nraise {gone}", RANK="2", **world))
+    code, said = ended(begin(tmp_path, f"time.sleep(0.2)\nraise {gone}", RANK="2", timeout=2.0, **world))
     assert code == 1 and "rank 2 lost a peer in 'step 7: micro-batch 1': rank 1 ended with ValueError: ours" in said
 
 
@@ -151,7 +151,7 @@ def test_what_means_that_a_peer_is_gone(monkeypatch: pytest.MonkeyPatch) -> None
     assert peers.lost(torch.distributed.DistBackendError("NCCL error: ncclRemoteError: A call failed\nmore")) != ""
     for ours in (
         RuntimeError("DataLoader timed out after 5 seconds"),
-        ConnectionResetError("Connection reset by peer"),  # of a tracker's server
+        ConnectionResetError("socket: Connection reset by peer"),  # of a tracker's server
         torch.distributed.DistBackendError("NCCL error: ncclInvalidUsage: duplicate GPU detected"),
         torch.distributed.DistNetworkError("The server socket has failed to listen: EADDRINUSE, connection closed"),
         RuntimeError("mat1 and mat2 shapes cannot be multiplied"),

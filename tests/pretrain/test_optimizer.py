@@ -13,9 +13,11 @@ import torch
 from helpers import HOME
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PhiConfig, PhiForCausalLM
+from transformers.training_args import OptimizerNames
 
 from narae.log import Mistake
 from pretrain import optimizer
+from pretrain.trainer import Pretrainer
 
 ARGS: Any = SimpleNamespace(learning_rate=0.01, adam_beta1=0.9, adam_beta2=0.95, adam_epsilon=1e-8, weight_decay=0.1)
 SMALL: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -49,6 +51,14 @@ def test_matrices_decay_and_vectors_do_not() -> None:
     assert all(name.endswith(".weight") and "norm" not in name for name in names(model, matrices))
     assert all(name.endswith(".bias") or "norm" in name for name in names(model, vectors))
     assert len(matrices["params"]) + len(vectors["params"]) == len(list(model.parameters()))
+
+
+def test_the_run_takes_the_optimizer_that_it_is_told() -> None:
+    args = SimpleNamespace(**vars(ARGS), optim=OptimizerNames.ADAMW_TORCH_FUSED, bf16=False, fp16=False)
+    for kind, expected in (("muon", optimizer.Muon), ("adamw", torch.optim.AdamW)):
+        run: Any = SimpleNamespace(optimizer=None, args=args, model=phi(), rule={"kind": kind}, _stage=None)
+        run._norm_before = None
+        assert type(Pretrainer.create_optimizer(run)) is expected
 
 
 def test_tied_weights_stand_in_one_group_once() -> None:
