@@ -20,7 +20,7 @@ from narae.config import HOME
 from narae.log import Mistake, read_metrics, say
 
 NAME = "bench-saving"
-EVERY = 5
+EVERY = 8
 
 
 def main() -> None:
@@ -29,11 +29,12 @@ def main() -> None:
     parser.add_argument("--size", default="125m")
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--batch_rows", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="one round of the size tiny")
     asked = parser.parse_args()
     if asked.quick:
         asked.size = "tiny"
-    rounds = 1 if asked.quick else 2
+    rounds = 1 if asked.quick else asked.rounds
     saves: dict[str, list[dict[str, float]]] = {"foreground": [], "behind": []}
     for _ in range(rounds):
         saves["foreground"] += saved(asked, [])

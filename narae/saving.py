@@ -5,7 +5,9 @@ publishes. With `--save_async` that happens behind the next steps.
 """
 
 import json
+import os
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -117,6 +119,7 @@ class CheckpointTrainer(Trainer):
         stalled = time.monotonic() - began
 
         def behind() -> None:
+            aside()
             saving.write(copied, self._snapshot.wait)
             if saving.published:
                 self.saved(step, best, stalled, time.monotonic() - began)
@@ -308,6 +311,12 @@ class Saving:
                 self.error = unwritten(error)
             else:
                 say(f"{self.final.name} is there, but older ones could not be removed: {error}")
+
+
+def aside() -> None:
+    """This thread takes what the others leave of the processors, where a thread has a priority of its own."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
 def loss_scale(optimizer: Any) -> dict[str, Any]:

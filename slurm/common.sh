@@ -98,8 +98,8 @@ patience=$((${kill_wait:-30} + 20))
 # watch STEP: until it ends, or will not end.
 watch() {
     local step=$1 code=0 limit='' since=''
-    trap 'signalled=USR1; kill -USR1 '"$step"' 2>/dev/null' USR1
-    trap 'signalled=TERM; kill -USR1 '"$step"' 2>/dev/null' TERM
+    trap 'signalled=USR1; kill -USR1 '"$step"' 2>/dev/null || true' USR1
+    trap 'signalled=TERM; kill -USR1 '"$step"' 2>/dev/null || true' TERM
     while kill -0 "$step" 2>/dev/null; do
         sleep 1 &
         wait $! || true # a signal ends it early
@@ -162,16 +162,18 @@ show() { scontrol show job "$SLURM_JOB_ID" | tr ' ' '\n' | sed -n "s/^$1=//p" | 
 
 # back WHY: the job goes back into the queue, to go on from its newest checkpoint.
 back() {
-    local try
+    local try said=''
+    trap '' USR1 TERM # Slurm sends it as soon as the job is taken back
     # By scancel, or to requeue it by itself: a job that a person has cancelled must stay so
     if [ "$(show JobState)" = COMPLETING ]; then note "Slurm ends job $SLURM_JOB_ID itself"; fewer; exit 85; fi
     note "job $SLURM_JOB_ID goes back into the queue: $1. It will go on from $(newest)"
     rm -f "$ended"
     for try in 1 2 3 4 5; do
-        if scontrol requeue "$SLURM_JOB_ID"; then fewer; exit 0; fi
+        if said=$(scontrol requeue "$SLURM_JOB_ID" 2>&1); then fewer; exit 0; fi
+        case $said in *disabled*) break ;; esac # by --no-requeue; else the controller may be away for a moment
         [ "$try" = 5 ] || sleep 5
     done
-    note "Slurm does not take job $SLURM_JOB_ID back (was it submitted with --no-requeue?): the same sbatch line goes on"
+    note "Slurm does not take it back: $said (was it submitted with --no-requeue?). The same sbatch line goes on"
     exit 85
 }
 

@@ -21,7 +21,6 @@ WAYS = [
     [(2, "zero0", 2), (1, "zero1", 2), (2, "zero0", 1)],
     [(1, "zero2", 4), (3, "zero2", 2), (2, "zero3", 2)],  # four rows for three ranks
 ]
-# By how much a loss may differ: sums run in another order, in bf16 over ranks, too
 CASES = [
     (way, optimizer, precision)
     for optimizer, precision in (("adamw", ""), ("muon", "--no_bf16"), ("adamw", "--no_bf16"), ("muon", ""))
@@ -65,8 +64,10 @@ def test_a_run_goes_on_under_others(
             else:
                 output = one.finish(0)
     expected, found = train(whole), train(name)
+    # Sums of another order in fp32, which Muon's iteration makes larger; in bf16 what was asked for
+    close = 1e-3 if not precision else 1e-5 if optimizer == "adamw" else 1e-4
     for was, now in zip(expected, found, strict=True):
         step = was["step"]
         for key in ("step", "rows", "rows_hash", "learning_rate"):
             assert now[key] == was[key], f"{key} of step {step}\n{output}"
-        assert now["loss"] == pytest.approx(was["loss"], rel=1e-5 if precision else 1e-3), f"step {step}\n{output}"
+        assert now["loss"] == pytest.approx(was["loss"], rel=close), f"step {step}\n{output}"

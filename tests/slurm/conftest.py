@@ -2,12 +2,11 @@
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from jobs import CLUSTER, SCRATCH, SETTINGS
+from jobs import CLUSTER, SCRATCH, SETTINGS, login
 
 collect_ignore_glob = [] if os.environ.get("NARAE_TEST_SLURM") else ["test_*.py"]
 
@@ -23,13 +22,6 @@ def cluster() -> Iterator[None]:
     subprocess.run(["bash", str(CLUSTER), "down", "--purge"], env=environment, check=True)
     subprocess.run(["umount", str(SCRATCH)], check=True)
     SCRATCH.rmdir()
-
-
-def login(artifacts: Path, logs: Path) -> dict[str, str]:
-    """What a user's shell on the login node holds."""
-    # The nodes have the cores of one machine: a thread for each rank
-    words = {"NARAE_ARTIFACTS": str(artifacts), "NARAE_PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
-    return os.environ | SETTINGS | words | {"SBATCH_OUTPUT": f"{logs}/%x.out"}
 
 
 @pytest.fixture

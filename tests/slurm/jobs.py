@@ -1,7 +1,9 @@
 """A user's shell on the login node of the cluster."""
 
+import os
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +24,13 @@ SETTINGS = {
     "SLURMLAB_CONF_EXTRA": PARTITIONS,
     "SLURM_CONF": f"{STATE}/etc/slurm.conf",
 }
+
+
+def login(artifacts: Path, logs: Path) -> dict[str, str]:
+    """What a user's shell on the login node holds."""
+    # The nodes have the cores of one machine: a thread for each rank
+    words = {"NARAE_ARTIFACTS": str(artifacts), "NARAE_PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    return os.environ | SETTINGS | words | {"SBATCH_OUTPUT": f"{logs}/%x.out"}
 
 
 def call(shell: dict[str, str], *words: str, code: int = 0) -> str:

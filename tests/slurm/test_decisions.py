@@ -1,4 +1,4 @@
-"""What becomes of a job, by how its ranks end. Here a few lines of shell stand for Python, so that each way is quick."""
+"""What becomes of a job, by how its ranks end. A few lines of shell stand for Python, so that each way is quick."""
 
 import os
 import shutil
@@ -31,7 +31,11 @@ ALONE = '[ "$RANK" = 3 ] || exec sleep 60\n'
 @pytest.mark.parametrize(
     ("ends", "restarts", "says"),
     [
-        (ALONE + "exit 1", 0, "job {job} ends here: rank 3 on n2 ended with code 1, which another start would not mend"),
+        (
+            ALONE + "exit 1",
+            0,
+            "job {job} ends here: rank 3 on n2 ended with code 1, which another start would not mend",
+        ),
         (ALONE + "exit 85", 1, "job {job} goes back into the queue: rank 3 on n2 ended with code 85"),
         (ALONE + "kill -KILL $$", 1, "job {job} goes back into the queue: rank 3 on n2 was killed by signal 9"),
         ("exit 2", 0, "ended with code 2, which another start would not mend"),
@@ -71,7 +75,7 @@ def test_a_job_that_a_person_cancels_stays_cancelled(shell: dict[str, str], tmp_
 def test_a_job_that_may_not_go_back_names_the_way_on(shell: dict[str, str], tmp_path: Path) -> None:
     job = sitting(shell, tmp_path, "--no-requeue", *TWO_BY_TWO, lines="echo up >up-$RANK; sleep 1; exit 85")
     wait(shell, [job], seconds=120)
-    assert "was it submitted with --no-requeue?): the same sbatch line goes on" in log(tmp_path)
+    assert "(was it submitted with --no-requeue?). The same sbatch line goes on" in log(tmp_path)
     assert field(shell, job, "ExitCode") == "85:0"
 
 
@@ -87,7 +91,7 @@ def test_more_urgent_work_pushes_it_back(shell: dict[str, str], tmp_path: Path) 
 
 def test_a_node_is_lost_and_the_other_goes_on_alone(shell: dict[str, str], tmp_path: Path) -> None:
     """Those that are left end as after a bug: a peer's loss is not theirs."""
-    lines = '[ $(hostname) = n1 ] || exec sleep 60\necho up >up-$RANK; touch up-2 up-3\n'
+    lines = "[ $(hostname) = n1 ] || exec sleep 60\necho up >up-$RANK; touch up-2 up-3\n"
     lines += "while [ ! -e gone ]; do sleep 0.1; done; exit 1"
     job = sitting(shell, tmp_path, "--nodes=1-2", *TWO_BY_TWO[1:], "--name", "mine", lines=lines)
     (tmp_path / "artifacts/runs/mine/checkpoint-40").mkdir(parents=True)
@@ -98,8 +102,10 @@ def test_a_node_is_lost_and_the_other_goes_on_alone(shell: dict[str, str], tmp_p
         wait(shell, [job], seconds=90)
     finally:
         cluster(shell, "revive-node", "2")
-    assert "goes back into the queue: n2 does not answer" in log(tmp_path)
-    assert "It will go on from checkpoint-100\n" in log(tmp_path)
+    # whoever notices first, Slurm or the script
+    noticed = ("n2 does not answer (rank", "DUE TO NODE FAILURE")
+    assert any(words in log(tmp_path) for words in noticed), log(tmp_path)
+    assert noticed[0] not in log(tmp_path) or "It will go on from checkpoint-100\n" in log(tmp_path)
     assert field(shell, job, "JobState") == "COMPLETED" and field(shell, job, "NodeList") == "n1"
 
 
@@ -140,7 +146,7 @@ def test_resources_are_sbatchs_and_the_rest_is_the_commands(shell: dict[str, str
     """Without a number of tasks there are as many as GPUs."""
     told = plays(shell, tmp_path, TELLS) | {"SBATCH_PARTITION": "gpu", "SBATCH_GPUS_PER_NODE": "2"}
     del told["OMP_NUM_THREADS"]
-    job = sbatch(told | {"SBATCH_EXCLUSIVE": "1"}, "slurm/pretrain.sh", "--name", "two words", "--run_name=")
+    job = sbatch(told, "--exclusive", "slurm/pretrain.sh", "--name", "two words", "--run_name=")
     wait(shell, [job], seconds=120)
     assert field(shell, job, "Partition") == "gpu"
     assert "0/2 local 0 threads 1 gpus 2\n" in log(tmp_path) and "1/2 local 1 threads 1 gpus 2\n" in log(tmp_path)
@@ -182,7 +188,6 @@ def test_the_line_that_is_printed_works(
     typed = line[line.index("sbatch ") :]
     job = call(played | {"SBATCH_PARTITION": "gpu"}, "bash", "-c", typed).split()[-1]
     wait(shell, [job], seconds=120)
-    assert "/1 local" not in log(tmp_path) or "gpus 0" not in log(tmp_path)
     each = 1 if "--gpus-per-node=1" in typed else 2
     assert f"0/{each} local 0 threads 1 gpus {each}\n" in log(tmp_path), log(tmp_path)
     assert "<two words>" in log(tmp_path)
@@ -190,7 +195,8 @@ def test_the_line_that_is_printed_works(
 
 def test_containers_are_words_before_python_or_flags_of_srun(shell: dict[str, str], tmp_path: Path) -> None:
     shim(tmp_path, "apptainer", 'echo "apptainer: ${*:1:3}"; shift 3; exec "$@"')
-    lines = 'for word in "$@"; do shift; case $word in --container-*) echo "pyxis: $word" ;; *) set -- "$@" "$word" ;; esac; done'
+    lines = 'for word in "$@"; do shift; case $word in\n--container-*) echo "pyxis: $word" ;;\n'
+    lines += '*) set -- "$@" "$word" ;;\nesac; done'
     path = shim(tmp_path, "srun", f'{lines}\nexec {shutil.which("srun")} "$@"')
     played = plays(shell | {"PATH": path}, tmp_path, TELLS)
     kinds = {"NARAE_CONTAINER": "apptainer exec --nv image.sif", "NARAE_SRUN": "--container-image=image.sqsh"}
@@ -222,7 +228,7 @@ def test_every_line_for_a_site_works(shell: dict[str, str], tmp_path: Path) -> N
 
 
 def test_artifacts_lie_on_scratch(shell: dict[str, str], tmp_path: Path) -> None:
-    assert os.stat(SCRATCH).st_dev != os.stat(HOME).st_dev
+    assert SCRATCH.stat().st_dev != HOME.stat().st_dev
     lines = "mkdir -p $NARAE_ARTIFACTS/runs; hostname >$NARAE_ARTIFACTS/runs/$RANK"
     job = sbatch(plays(shell, tmp_path, lines) | {"NARAE_ARTIFACTS": f"{SCRATCH}/artifacts"}, *TWO_BY_TWO)
     wait(shell, [job], seconds=120)
