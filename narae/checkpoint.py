@@ -65,7 +65,7 @@ def damage(checkpoint: Path, mark: str = "", among: tuple[int, int] = (0, 1)) ->
     try:
         manifest = json.loads((checkpoint / "manifest.json").read_text(encoding="utf-8"))
         files, step, run = manifest["files"], manifest.get("step"), manifest.get("run", "")
-        listed = sorted((name, known["bytes"], known["sha256"]) for name, known in files.items())
+        listed = sorted((name, int(known["bytes"]), known["sha256"]) for name, known in files.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return "its manifest is missing or unreadable"
     if manifest.get("kind") != "checkpoint" or manifest.get("format") != FORMAT:

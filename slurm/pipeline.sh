@@ -29,7 +29,7 @@ remember() { # STAGE JOB
     echo "$1 $2"
     after=("--dependency=afterok:$2")
     # Slurm forgets a job within minutes of its end, where its log lay, too
-    echo "$1 $2 $(scontrol show job "$2" | sed -n 's/^ *StdOut=//p' | sed -n 1p)" >>"$chain"
+    echo "$1 $2 $(scontrol show job "$2" | sed -n 's/^ *StdErr=//p' | sed -n 1p)" >>"$chain"
 }
 
 name=${1:-sample}
@@ -50,7 +50,7 @@ if [ -n "${CONFIG:-}" ]; then train+=(--config "$CONFIG"); fi
 
 job=$(bash slurm/corpus.sh ${corpus[@]+"${corpus[@]}"}) # several arrays; it names the job that publishes
 if [ -n "$job" ]; then
-    read -ra arrays <"$root/corpus/.work-$name/jobs"
+    read -ra arrays <"$root/corpus/.work-$name/jobs" || true # it ends without a newline
     for each in "${arrays[@]}"; do [ "$each" = "$job" ] || remember corpus "$each" >/dev/null; done
     remember corpus "$job"
 fi

@@ -43,7 +43,7 @@ printf '%s' "$lines"
 if [ -n "$failed" ]; then
     read -r name job now log <<<"$failed"
     # of an array the log of the task that failed
-    found=$(scontrol show job "$job" 2>/dev/null | awk -v RS= -v state="JobState=$now" 'index($0, state) { sub(/.*StdOut=/, ""); sub(/[ \n].*/, ""); print }' | sed -n 1p) || true
+    found=$(scontrol show job "$job" 2>/dev/null | awk -v RS= -v state="JobState=$now" 'index($0, state) { sub(/.*StdErr=/, ""); sub(/[ \n].*/, ""); print }' | sed -n 1p) || true
     log=${found:-$log}
     echo
     echo "$name failed ($now, job $job); $log ends so:"

@@ -124,7 +124,7 @@ MANIFESTS: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
     "manifest-without-files": (lambda one, _: change(one, files=None), UNREADABLE),
     "manifest-of-words": (
         lambda one, _: change(one, files={"config.json": {"bytes": "x", "sha256": 1}}),
-        "config.json",
+        UNREADABLE,
     ),
     "manifest-of-another-version": (lambda one, _: change(one, format=99), "format"),
     "manifest-of-an-artifact": (lambda one, _: change(one, kind="model"), ""),

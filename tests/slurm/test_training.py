@@ -112,8 +112,8 @@ def test_a_node_is_killed(moment: str, world: World, undisturbed: dict[str, torc
 
 @pytest.mark.usefixtures("undisturbed")
 def test_on_the_node_that_is_left(world: World) -> None:
-    """Two ranks, then one; the same rows in the same order, and nothing is typed. It was the script's node that died."""
-    job = world.sbatch("fewer", LONG, "--nodes=1-2", "--cpus-per-task=2")
+    """Four ranks, then two: the same rows in the same order, and nothing is typed. The script's own node has died."""
+    job = world.sbatch("fewer", LONG, "--nodes=1-2", "--gpus-per-node=2", "--exclusive")
     world.reaches("fewer", 30)
     cluster(world.shell, "kill-node", "1")
     try:
@@ -122,7 +122,7 @@ def test_on_the_node_that_is_left(world: World) -> None:
         cluster(world.shell, "revive-node", "1")
     assert field(world.shell, job, "NodeList") == "n2", world.log("fewer")
     records = read_metrics(run_folder("fewer") / "metrics.jsonl")
-    assert [one["world"] for one in records if one["kind"] == "start"] == [2, 1]
+    assert [one["world"] for one in records if one["kind"] == "start"] == [4, 2]
     assert losses("fewer") == pytest.approx(losses("undisturbed"), rel=1e-3)
     rows, as_before = ({one["step"]: one["rows_hash"] for one in read_metrics(run_folder(name) / "metrics.jsonl")
                         if one["kind"] == "train"} for name in ("fewer", "undisturbed"))  # fmt: skip
