@@ -123,6 +123,9 @@ class CheckpointTrainer(Trainer):
             saving.write(copied, self._snapshot.wait)
             if saving.published:
                 self.saved(step, best, stalled, time.monotonic() - began)
+            elif saving.error and rank() == 0:  # of the others the next save hears
+                saving.told = True
+                say(self._unsaved(step, saving.error))
 
         saving.thread = threading.Thread(target=behind, name="saving", daemon=True)
         saving.thread.start()
@@ -148,15 +151,23 @@ class CheckpointTrainer(Trainer):
         self.unsaved = first_says(lambda: self.unsaved)
         if self.unsaved:
             self.not_saved(int(saving.about["step"]), self.unsaved)
+            if getattr(self.args, "if_disk_full", "go_on") == "stop":
+                raise Mistake(self._unsaved(int(saving.about["step"]), self.unsaved))
+            if not saving.told:
+                say(self._unsaved(int(saving.about["step"]), self.unsaved))
 
     def not_saved(self, step: int, reason: str) -> None:
+        """A checkpoint was given up."""
+        del step, reason
         if rank() == 0:
             shutil.rmtree(Path(str(self.args.output_dir)) / ".staging", ignore_errors=True)
+
+    def _unsaved(self, step: int, reason: str) -> str:
         whole = checkpoints(Path(str(self.args.output_dir)))
         older = f"{whole[0].name} and older ones are whole" if whole else "there is no older one"
-        if getattr(self.args, "if_disk_full", "go_on") == "stop":
-            raise Mistake(f"step {step:,} could not be saved ({reason}), {older}: make room, and run the same command")
-        say(f"step {step:,} could not be saved ({reason}), {older}: training goes on without it")
+        stops = getattr(self.args, "if_disk_full", "go_on") == "stop"
+        end = "make room, and run the same command" if stops else "training goes on without it"
+        return f"step {step:,} could not be saved ({reason}), {older}: {end}"
 
     def saved(self, step: int, best: bool, stalled: float, seconds: float) -> None:
         """A checkpoint was published: training waited so long for it, and it took so long."""
@@ -250,7 +261,7 @@ class Saving:
         error: str = "",
     ):
         self.final, self.staged, self.ranks, self.about, self.rotate = final, staged, ranks, about, rotate
-        self.error, self.published = error, False
+        self.error, self.published, self.told = error, False, False
         self.bug: Exception | None = None
         self.thread: threading.Thread | None = None
         self._written, self._given_up = threading.Event(), threading.Event()

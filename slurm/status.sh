@@ -14,7 +14,7 @@ chain=$root/.chain
 # Of an array the state of its worst task; Slurm forgets jobs within minutes of their end, and then its accounting knows.
 state() {
     local found
-    found=$(scontrol show job "$1" 2>/dev/null | sed -n 's/^ *JobState=\([A-Z_]*\).*/\1/p')
+    found=$(scontrol show job "$1" 2>/dev/null | sed -n 's/^ *JobState=\([A-Z_]*\).*/\1/p') || true
     [ -n "$found" ] || found=$(sacct -X -n -P -j "$1" -o State 2>/dev/null) || true
     for worst in FAILED TIMEOUT OUT_OF_MEMORY NODE_FAIL CANCELLED RUNNING COMPLETING PENDING COMPLETED; do
         if grep -q "$worst" <<<"$found"; then echo "$worst"; return; fi
@@ -26,7 +26,6 @@ while :; do
     lines='' failed='' left=''
     while read -r name job log; do
         now=$(state "$job")
-        # a requeued job has a log of its former starts
         said=$(tail -n 1 "$log" 2>/dev/null | cut -c 1-100) || true
         lines+=$(printf '%-10s %8s  %-10s %s' "$name" "$job" "$now" "$said")$'\n'
         case $now in

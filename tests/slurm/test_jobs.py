@@ -60,6 +60,13 @@ def test_what_waits_for_a_failed_stage_is_cancelled(shell: dict[str, str], tmp_p
     assert [line.split()[2] for line in said.splitlines() if line.startswith("pretrain ")] == ["CANCELLED"]
 
 
+def test_a_job_that_slurm_has_forgotten(shell: dict[str, str], tmp_path: Path, artifacts: Path) -> None:
+    (tmp_path / "old.out").write_text("one\nand another\n")
+    artifacts.mkdir()
+    (artifacts / ".chain").write_text(f"pretrain 99999 {tmp_path}/old.out\n")
+    assert call(shell, "bash", "slurm/status.sh", "--wait").split() == "pretrain 99999 unknown and another".split()
+
+
 def test_a_later_stage_fails_and_says_why(shell: dict[str, str], tmp_path: Path) -> None:
     call(shell, sys.executable, "corpus/sample.py", "--megabytes", "0.2", "--chat_examples", "64")
     config = tmp_path / "wrong.yaml"
