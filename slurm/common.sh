@@ -10,8 +10,10 @@ signalled=''
 trap 'signalled=USR1' USR1
 trap 'signalled=TERM' TERM
 
+set +eu +o pipefail # modules and conda are not written for these
 # shellcheck source=slurm/site.env
 . slurm/site.env
+set -euo pipefail
 if [ -z "${SLURM_JOB_ID:-}" ] && [ "${2:-}" != login ]; then
     stop "this is a job for a compute node: sbatch slurm/$stage.sh"
 fi
@@ -67,7 +69,7 @@ train() {
     local cores=${SLURM_CPUS_PER_TASK:-$((cpus / each))}
     MASTER_ADDR=${NARAE_MASTER_ADDR:-$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)}
     # Another one after each restart, so that nothing which is left of the last attempt can call
-    MASTER_PORT=${NARAE_MASTER_PORT:-$((20000 + (SLURM_JOB_ID + ${SLURM_RESTART_COUNT:-0}) % 12000))}
+    MASTER_PORT=${NARAE_MASTER_PORT:-$((20000 + (SLURM_JOB_ID + 1009 * ${SLURM_RESTART_COUNT:-0}) % 12000))}
     export MASTER_ADDR MASTER_PORT OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-${OMP_NUM_THREADS:-$cores}}"
     run=$(run_of "$@")
     # The code of the rank that fails first. srun says the highest, and the ranks that it ends itself have the highest.
@@ -126,7 +128,7 @@ decide() {
     if [ -s "$ended" ]; then code=$(cut -d ' ' -f 3 "$ended"); fi
     lost
     if [ -n "$signalled" ]; then back "it got $signalled"; fi
-    if false || [ "$code" -gt 128 ]; then back "$(told)"; fi
+    if [ "$code" = 85 ] || [ "$code" -gt 128 ]; then back "$(told)"; fi
     note "job $SLURM_JOB_ID ends here: $(told), which another start would not mend; the reason stands above"
     rm -f "$ended"
     exit "$code"
@@ -165,7 +167,7 @@ back() {
     local try said=''
     trap '' USR1 TERM # Slurm sends it as soon as the job is taken back
     # By scancel, or to requeue it by itself: a job that a person has cancelled must stay so
-    if [ "$(show JobState)" = COMPLETING ]; then note "Slurm ends job $SLURM_JOB_ID itself"; fewer; exit 85; fi
+    if [ "$(show JobState)" = COMPLETING ]; then note "Slurm ends job $SLURM_JOB_ID itself"; rm -f "$ended"; fewer; exit 85; fi
     note "job $SLURM_JOB_ID goes back into the queue: $1. It will go on from $(newest)"
     rm -f "$ended"
     for try in 1 2 3 4 5; do

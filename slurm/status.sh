@@ -16,7 +16,8 @@ state() {
     local found
     found=$(scontrol show job "$1" 2>/dev/null | sed -n 's/^ *JobState=\([A-Z_]*\).*/\1/p') || true
     [ -n "$found" ] || found=$(sacct -X -n -P -j "$1" -o State 2>/dev/null) || true
-    for worst in FAILED TIMEOUT OUT_OF_MEMORY NODE_FAIL CANCELLED RUNNING COMPLETING PENDING COMPLETED; do
+    for worst in FAILED TIMEOUT OUT_OF_MEMORY NODE_FAIL BOOT_FAIL DEADLINE CANCELLED RUNNING COMPLETING CONFIGURING SUSPENDED \
+        REQUEUE PREEMPTED PENDING COMPLETED; do
         if grep -q "$worst" <<<"$found"; then echo "$worst"; return; fi
     done
     echo unknown
@@ -29,8 +30,8 @@ while :; do
         said=$(tail -n 1 "$log" 2>/dev/null | cut -c 1-100) || true
         lines+=$(printf '%-10s %8s  %-10s %s' "$name" "$job" "$now" "$said")$'\n'
         case $now in
-            FAILED | TIMEOUT | OUT_OF_MEMORY | NODE_FAIL) failed=${failed:-$name $job $now $log} ;;
-            PENDING | RUNNING | COMPLETING) left=1 ;;
+            FAILED | TIMEOUT | OUT_OF_MEMORY | NODE_FAIL | BOOT_FAIL | DEADLINE) failed=${failed:-$name $job $now $log} ;;
+            PENDING | RUNNING | COMPLETING | CONFIGURING | SUSPENDED | REQUEUE | PREEMPTED) left=1 ;;
         esac
     done <"$chain"
     if [ "${1:-}" != --wait ] || [ -z "$left" ]; then break; fi
