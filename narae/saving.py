@@ -123,7 +123,7 @@ class CheckpointTrainer(Trainer):
             saving.write(copied, self._snapshot.wait)
             if saving.published:
                 self.saved(step, best, stalled, time.monotonic() - began)
-            elif saving.error and rank() == 0:  # of the others the next save hears
+            elif saving.error and rank() == 0 and not self._stops():  # of the others the next save hears
                 saving.told = True
                 say(self._unsaved(step, saving.error))
 
@@ -151,7 +151,7 @@ class CheckpointTrainer(Trainer):
         self.unsaved = first_says(lambda: self.unsaved)
         if self.unsaved:
             self.not_saved(int(saving.about["step"]), self.unsaved)
-            if getattr(self.args, "if_disk_full", "go_on") == "stop":
+            if self._stops():
                 raise Mistake(self._unsaved(int(saving.about["step"]), self.unsaved))
             if not saving.told:
                 say(self._unsaved(int(saving.about["step"]), self.unsaved))
@@ -162,11 +162,13 @@ class CheckpointTrainer(Trainer):
         if rank() == 0:
             shutil.rmtree(Path(str(self.args.output_dir)) / ".staging", ignore_errors=True)
 
+    def _stops(self) -> bool:
+        return getattr(self.args, "if_disk_full", "go_on") == "stop"
+
     def _unsaved(self, step: int, reason: str) -> str:
         whole = checkpoints(Path(str(self.args.output_dir)))
         older = f"{whole[0].name} and older ones are whole" if whole else "there is no older one"
-        stops = getattr(self.args, "if_disk_full", "go_on") == "stop"
-        end = "make room, and run the same command" if stops else "training goes on without it"
+        end = "make room, and run the same command" if self._stops() else "training goes on without it"
         return f"step {step:,} could not be saved ({reason}), {older}: {end}"
 
     def saved(self, step: int, best: bool, stalled: float, seconds: float) -> None:

@@ -111,15 +111,15 @@ def test_nothing_watches_where_it_is_turned_off(tmp_path: Path) -> None:
 
 def test_how_a_rank_ends(tmp_path: Path) -> None:
     opened = "pulse.opened()\n"
-    code, said = ended(begin(tmp_path, opened + "os.kill(os.getpid(), signal.SIGINT); time.sleep(60)"))
+    code, said = ended(begin(tmp_path, opened + "os.kill(os.getpid(), signal.SIGINT); time.sleep(60)", 60.0))
     assert code == 130 and len(said.splitlines()) == 1 and "interrupted: the same command goes on" in said
-    code, said = ended(begin(tmp_path, opened + "os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)"))
+    code, said = ended(begin(tmp_path, opened + "os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)", 60.0))
     assert code == 85 and "stopped by a signal before the first step" in said
-    code, said = ended(begin(tmp_path, opened + "raise ValueError('ours')"))
+    code, said = ended(begin(tmp_path, opened + "raise ValueError('ours')", 60.0))
     assert code == 1 and "Traceback" in said and "ValueError: ours" in said
-    code, said = ended(begin(tmp_path, opened + "raise Mistake('yours')"))
+    code, said = ended(begin(tmp_path, opened + "raise Mistake('yours')", 60.0))
     assert (code, said) == (1, "-c: yours\n")
-    code, said = ended(begin(tmp_path, opened + "sys.exit(85)"))
+    code, said = ended(begin(tmp_path, opened + "sys.exit(85)", 60.0))
     assert (code, said) == (85, "")
     causes = [one["cause"] for one in read_metrics(tmp_path / "metrics.jsonl")]
     assert causes == ["SIGINT", "SIGTERM", "error", "mistake"]
