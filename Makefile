@@ -15,7 +15,7 @@ help:
 	@echo "make test         the test suite"
 	@echo "make check        format, lint, types"
 	@echo "make test-slurm   the batch scripts on a two-node Slurm cluster on this machine; INSTALL=1 installs Slurm (root, Debian)"
-	@echo "make test-faults  every fault in its full count, about half an hour; goes on where it ended"
+	@echo "make test-faults  every fault in its full count, about an hour; goes on where it ended"
 	@echo "                    ONLY=kills,signals,damage,disk,elastic,pulse,guard   MINUTES=20   CASES=3 of each"
 	@echo
 	@echo "Without make:     bash install.sh && .venv/bin/python narae/chain.py demo"

@@ -1,4 +1,4 @@
-"""python bench/saving.py [--packed books] [--size 125m] [--ranks 2] [--quick]
+"""python bench/saving.py [--packed books] [--size 125m] [--ranks 2] [--threads 1] [--quick]
 
 What a checkpoint costs the training around it, written in the foreground and behind the next steps (--save_async), in
 turn: the step in which it is saved less the median step, beside the time until it is whole on the disk.
@@ -20,7 +20,7 @@ from narae.config import HOME
 from narae.log import Mistake, read_metrics, say
 
 NAME = "bench-saving"
-EVERY = 8
+EVERY = 12
 
 
 def main() -> None:
@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--size", default="125m")
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--batch_rows", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=0, help="of each rank; 0 shares out all cores")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="one round of the size tiny")
     asked = parser.parse_args()
@@ -39,7 +40,8 @@ def main() -> None:
     for _ in range(rounds):
         saves["foreground"] += saved(asked, [])
         saves["behind"] += saved(asked, ["--save_async"])
-    result: dict[str, Any] = {"size": asked.size, "ranks": asked.ranks, "saves": len(saves["behind"])}
+    result: dict[str, Any] = {"size": asked.size, "ranks": asked.ranks, "threads": asked.threads or "all cores"}
+    result |= {"batch_rows": asked.batch_rows, "saves": len(saves["behind"])}
     for way, found in saves.items():
         print(way)
         for key in found[0]:
@@ -50,7 +52,8 @@ def main() -> None:
         statistics.median([one["stall"] / one["until it is whole"] for one in saves["behind"]])
     )
     result["stall_vs_foreground"] = short(stalls["behind"] / stalls["foreground"])
-    say(f"{keep('saving', result, ('torch', 'transformers', 'deepspeed'))}")
+    name = f"saving-{asked.threads}-threads" if asked.threads else "saving"
+    say(f"{keep(name, result, ('torch', 'transformers', 'deepspeed'))}")
     print(json.dumps({key: result[key] for key in ("stall_share", "stall_vs_foreground")}))
 
 
@@ -62,7 +65,7 @@ def saved(asked: argparse.Namespace, words: list[str]) -> list[dict[str, float]]
     command += ["pretrain/run.py", "--deepspeed", "configs/ds/zero2.json", "--name", NAME, "--packed", asked.packed]
     command += ["--size", asked.size, "--batch_rows", str(asked.batch_rows), "--max_steps", str(4 * EVERY + 3)]
     command += ["--save_steps", str(EVERY), "--eval_rows", "4", "--eval_steps", "1000000", "--logging_steps", "1"]
-    threads = str(max(1, (os.cpu_count() or 1) // asked.ranks))
+    threads = str(asked.threads or max(1, (os.cpu_count() or 1) // asked.ranks))
     done = subprocess.run([*command, *words], cwd=HOME, env=os.environ | {"OMP_NUM_THREADS": threads})
     if done.returncode:
         raise Mistake("the run did not come to its end: its last lines say why")
