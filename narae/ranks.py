@@ -1,9 +1,8 @@
 """What all ranks do together, besides training. Alone, each of these does nothing but its own part."""
 
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
-
-import torch
 
 from narae.log import Mistake, rank
 
@@ -11,11 +10,17 @@ T = TypeVar("T")
 
 
 def connected() -> bool:
+    if "torch" not in sys.modules:  # a command that looks at checkpoints need not wait for its import
+        return False
+    import torch
+
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def barrier() -> None:
     if connected():
+        import torch
+
         torch.distributed.barrier()
 
 
@@ -23,6 +28,8 @@ def gathered(value: T) -> list[T]:
     """Of every rank."""
     if not connected():
         return [value]
+    import torch
+
     found: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(found, value)
     return found
@@ -32,6 +39,8 @@ def first_says(find: Callable[[], T]) -> T:
     """What rank 0 finds, for all of them: its mistakes, too."""
     if not connected():
         return find()
+    import torch
+
     box: list[Any] = [None]
     if rank() == 0:
         try:
@@ -50,10 +59,16 @@ def part() -> None:
     Left to the interpreter's end, threads of gloo are now and then destroyed while they run: SIGABRT after a good run.
     """
     if connected():
+        import torch
+
         barrier()
         torch.distributed.destroy_process_group()
 
 
 def world() -> int:
     """How many there are."""
-    return torch.distributed.get_world_size() if connected() else 1
+    if not connected():
+        return 1
+    import torch
+
+    return torch.distributed.get_world_size()

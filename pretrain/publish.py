@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from narae.artifact import Artifact, begin, current, find, hash_file, place, root
+from narae.checkpoint import checkpoints, damage, read_states, step_of
 from narae.config import option, parse
 from narae.log import Mistake, read_metrics, say
 
@@ -72,8 +73,6 @@ def open_run(name: str) -> tuple[Path, dict[str, Any]]:
 
 
 def choose(run: Path, wanted: str) -> Path:
-    from narae.checkpoint import checkpoints
-
     found = checkpoints(run)
     if not found:
         raise Mistake(f"--run {run.name}: there is no checkpoint in {run} yet")
@@ -90,10 +89,6 @@ def choose(run: Path, wanted: str) -> Path:
     if step not in map(step_of, found):
         raise Mistake(f"--checkpoint {wanted}: of step {step} there is none; {there}")
     return run / f"checkpoint-{step}"
-
-
-def step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
 def best_step(newest: Path) -> int:
@@ -116,8 +111,6 @@ def packed_sets(fingerprints: dict[str, str]) -> list[Artifact]:
 
 
 def check(checkpoint: Path) -> None:
-    from narae.checkpoint import checkpoints, damage
-
     wrong = damage(checkpoint)
     if wrong:
         others = ", ".join(str(step_of(one)) for one in checkpoints(checkpoint.parent) if one != checkpoint)
@@ -150,7 +143,6 @@ def load(checkpoint: Path, dtype: str) -> tuple[Any, Any]:
     import torch
     from transformers import AutoConfig, AutoTokenizer
 
-    from narae.checkpoint import read_states
     from narae.model import generation_defaults, kind_of
     from narae.states import weights_of
     from narae.training import quiet

@@ -21,12 +21,14 @@ from typing import Any
 
 from narae import zero
 from narae.artifact import Artifact, begin, current, root
+from narae.checkpoint import checkpoints, damage, last_good, step_of
 from narae.config import parse, parse_first
 from narae.log import Mistake, rank, say
 from narae.mixture import Mixture
 from narae.model import read_json
 from narae.packed import PackedRows, parent
 from narae.pulse import IMPORTING, TIMEOUT, beat, long, seconds_for, together
+from narae.ranks import first_says, part
 from narae.room import unwritten
 from pretrain.segments import Course, read_course
 from pretrain.settings import RECIPE, Config, advice, check, course_of, grows, identity_of, profiled, sets_of
@@ -67,8 +69,6 @@ def work(asked: dict[str, Any], sets: list[Artifact], course: Course, identity: 
         raise Mistake(f"--metric_for_best_model {best}: the evaluation has {', '.join(known)}")
     if config.optimizer == "muon":
         zero.for_muon(args)
-    from narae.ranks import part
-
     metrics = train(config, args, course, rows, held_out, identity, grown)
     with long("publishing the model", 2 * seconds_for(Path(args.output_dir) / ".final")):
         if rank() == 0:
@@ -133,13 +133,11 @@ def train(
     import torch
     from transformers import AutoTokenizer
 
-    from narae.checkpoint import checkpoints
     from narae.devices import device_name, matmul_rate
     from narae.follow import Follow, RunFolder
     from narae.footprint import flops_per_token
     from narae.ledger import read as read_ledger
     from narae.model import from_values, generation_defaults, new_config, new_model
-    from narae.ranks import first_says
     from narae.restarts import check_restarts
     from pretrain.batches import Batches, Boundaries
     from pretrain.evaluation import Judge
@@ -182,7 +180,7 @@ def train(
     remove_overtaken(folder.path, course)
     with long("looking for the newest whole checkpoint", seconds_for(*checkpoints(folder.path))):
         resume = resume_from(folder, course, grown)
-    step = int(resume.name.rsplit("-", 1)[1]) if resume else 0
+    step = step_of(resume) if resume else 0
     first_says(lambda: check_restarts(folder.path, step, args.max_restarts))
     precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
     number = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
@@ -273,8 +271,6 @@ def fits(config: Config, shape: Any) -> None:
 
 def resume_from(folder: Any, course: Course, grown: bool) -> Path | None:
     """The checkpoint to go on from, if there is one. A run that became longer goes back to before its rate fell."""
-    from narae.checkpoint import damage, last_good
-    from narae.ranks import first_says
     from pretrain.rollback import overtaken
 
     run = folder.path
@@ -284,7 +280,7 @@ def resume_from(folder: Any, course: Course, grown: bool) -> Path | None:
             raise Mistake(f"{run} has no checkpoint to go on from: --overwrite starts it anew, --name starts another")
         return None
     was = read_course(found)
-    step = int(found.name.rsplit("-", 1)[1])
+    step = step_of(found)
     before = run / f"checkpoint-{was['decay_step']}"
     shorter = was["steps"] < course.steps and was["decay_step"] < step
     if shorter and first_says(lambda: before.is_dir() and not damage(before, folder.mark)):
