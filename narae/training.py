@@ -56,6 +56,8 @@ class TrainingOptions(TrainingArguments):
     def __post_init__(self) -> None:
         if self.if_disk_full not in ("go_on", "stop"):
             raise Mistake(f"--if_disk_full {self.if_disk_full}: it is go_on or stop")
+        if self.keep_every < 0:
+            raise Mistake(f"--keep_every {self.keep_every}: give a number of steps, or 0 to keep the last ones alone")
         if isinstance(self.report_to, str):
             self.report_to = self.report_to.split(",")  # the parser takes one word
         if self.deepspeed:
