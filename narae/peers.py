@@ -5,12 +5,16 @@ import datetime
 import os
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from narae.log import Mistake, rank
 
-FAILED = ".failed"  # in the run's folder: which rank ended with an error of its own, and in which world
+# In the run's folder: which rank ended, in which world, and why
+FAILED = ".failed"  # by an error of its own
+LEFT = ".left"  # by a signal, before the others had come
+ATTEMPT = 2.0  # seconds to look for rank 0 at a time: the library heeds no signal meanwhile
 # A library's words for a peer that is no longer there, or does not answer
 GONE = re.compile(
     r"connection (closed|reset|refused|was likely closed)|broken pipe|timed out|timeout|no route to host|"
@@ -37,40 +41,51 @@ def meeting_point() -> str:
     return f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')}"
 
 
-def meet(timeout: float) -> None:
-    """All ranks, before the libraries wait for each other without a word about how many came."""
+def meet(timeout: float, left: Callable[[], str] = str) -> None:
+    """All ranks, before the libraries wait for each other without a word about how many came. `left` tells of one that
+    will not come."""
     global _store
     host, _, port = meeting_point().rpartition(":")
     if ranks() == 1 or not (host and port) or not timeout:
         return
-    import torch.distributed
-
-    library: Any = torch.distributed
     name, until, pause = meeting_point(), time.monotonic() + timeout, 0.01
-    hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun has one, which outlives its restarts
+    while (_store := _reach(host, int(port), min(ATTEMPT, timeout))) is None:
+        if time.monotonic() > until:
+            raise PeerError(f"rank 0 is not at {name} after {timeout:.0f} s")
+        _stay(left)
     key = f"narae/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
-    try:
-        # The libraries' own store, in the same process, shares this one's server, which lives as long as this one
-        _store = library.TCPStore(
-            host,
-            int(port),
-            ranks(),
-            rank() == 0 and not hosted,
-            timeout=datetime.timedelta(seconds=timeout),
-            wait_for_workers=False,
-            multi_tenant=True,
-        )
-    except RuntimeError as error:
-        if TAKEN.search(str(error)):
-            raise Mistake(f"port {port} of {host} is taken: give another MASTER_PORT") from None
-        raise PeerError(f"rank 0 is not at {name} after {timeout:.0f} s") from None
     come = _store.add(key, 1)
     while come < ranks():
         if time.monotonic() > until:
             raise PeerError(f"{come} of {ranks()} ranks have come to {name} within {timeout:.0f} s")
         time.sleep(pause)
+        _stay(left)
         pause = min(2 * pause, 1.0)
         come = _store.add(key, 0)
+
+
+def _reach(host: str, port: int, timeout: float) -> Any:
+    """The store that rank 0 keeps; nothing while rank 0 is not there. The libraries' own, in the same process, shares
+    this one's server, which lives as long as this one."""
+    import torch.distributed
+
+    library: Any = torch.distributed
+    hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun has one, which outlives its restarts
+    serves = rank() == 0 and not hosted
+    limit = datetime.timedelta(seconds=timeout)
+    try:
+        return library.TCPStore(host, port, ranks(), serves, timeout=limit, wait_for_workers=False, multi_tenant=True)
+    except RuntimeError as error:
+        if TAKEN.search(str(error)):
+            raise Mistake(f"port {port} of {host} is taken: give another MASTER_PORT") from None
+        if serves:
+            raise
+        return None
+
+
+def _stay(left: Callable[[], str]) -> None:
+    if gone := left():
+        raise PeerError(gone)
 
 
 def lost(error: BaseException) -> str:
@@ -90,18 +105,17 @@ def first_line(error: BaseException) -> str:
     return line[:157] + "…" if len(line) > 158 else line
 
 
-def tell_failure(run: Path, why: str) -> None:
-    """Before this rank's end cuts the others off: that to try again is no use."""
+def tell(run: Path, file: str, why: str) -> None:
+    """Before this rank's end cuts the others off: that they need not wait, or that to try again is no use."""
     if ranks() > 1 and run.is_dir():
         with contextlib.suppress(OSError):
-            (run / FAILED).write_text("\n".join([meeting_point(), f"rank {rank()}", why]), encoding="utf-8")
+            (run / file).write_text("\n".join([meeting_point(), f"rank {rank()}", why]), encoding="utf-8")
 
 
-def told_failure(run: Path, since: float) -> tuple[str, str] | None:
-    """The rank that ended with an error of its own, and what that was."""
+def told(run: Path, file: str, since: float) -> tuple[str, str] | None:
+    """The rank that ended so, and why."""
     with contextlib.suppress(OSError, ValueError):
-        file = run / FAILED
-        where, who, why = file.read_text(encoding="utf-8").split("\n", 2)
-        if where == meeting_point() and file.stat().st_mtime >= since - 5:
+        where, who, why = (run / file).read_text(encoding="utf-8").split("\n", 2)
+        if where == meeting_point() and (run / file).stat().st_mtime >= since:
             return who, why
     return None

@@ -28,9 +28,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from narae import warden
+from narae import peers, warden
 from narae.log import Mistake, rank, say, stage
-from narae.peers import FAILED, first_line, lost, ranks, tell_failure, told_failure
+from narae.peers import FAILED, LEFT, first_line, lost, ranks, tell, told
 from narae.warden import BYTES, DUMP, FIRED, PULSE, STOPPED
 
 TIMEOUT = 600.0
@@ -168,17 +168,18 @@ def started() -> None:
 @contextlib.contextmanager
 def together(run: Path, timeout: Any = TIMEOUT) -> Iterator[None]:
     """Around what the ranks do together. `run` is the run's folder; `timeout` is --hang_timeout, 0 for no watch."""
-    global _pulse, _run
+    global _pulse, _run, _began
     if type(timeout) not in (int, float) or timeout < 0:
         raise Mistake(f"--hang_timeout {timeout}: a number of seconds, or 0 for no watch")
-    began, _run = time.time(), run
+    _began, _run = time.time(), run
     for number in SIGNALS:
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, _early)
     if timeout and not debugged():
         _pulse = Pulse(run, float(timeout))
     if rank() == 0:
-        (run / FAILED).unlink(missing_ok=True)
+        for file in FAILED, LEFT:
+            (run / file).unlink(missing_ok=True)
     try:
         yield
     except KeyboardInterrupt:
@@ -189,7 +190,7 @@ def together(run: Path, timeout: Any = TIMEOUT) -> Iterator[None]:
     except SystemExit as ending:
         if ending.code in (None, 0, STOPPED):
             raise
-        tell_failure(run, "" if isinstance(ending, Mistake) else f"exit code {ending.code}")
+        tell(run, FAILED, "" if isinstance(ending, Mistake) else f"exit code {ending.code}")
         _note("mistake")
         if ranks() == 1:
             raise
@@ -198,8 +199,8 @@ def together(run: Path, timeout: Any = TIMEOUT) -> Iterator[None]:
         _end(1)
     except Exception as error:
         if reason := lost(error):
-            _lost(reason, error, began)
-        tell_failure(run, f"{type(error).__name__}: {first_line(error)}")
+            _lost(reason, error)
+        tell(run, FAILED, f"{type(error).__name__}: {first_line(error)}")
         _note("error")
         if ranks() == 1:
             raise
@@ -214,12 +215,26 @@ def together(run: Path, timeout: Any = TIMEOUT) -> Iterator[None]:
             _pulse = None
 
 
-_run = Path()
+_run, _began = Path(), 0.0
+
+
+def meet(timeout: float) -> None:
+    """Waits for the other ranks. No longer, once one has said that it ends."""
+    peers.meet(timeout, _left)
+
+
+def _left() -> str:
+    """Since this rank began: what an attempt shortly before this one left behind is not meant."""
+    for file in FAILED, LEFT:
+        if found := told(_run, file, _began):
+            return f"{found[0]} ended before all had come: {found[1] or 'a mistake'}"
+    return ""
 
 
 def _early(number: int, frame: Any) -> None:
     """Before training begins there is nothing to save."""
     del frame
+    tell(_run, LEFT, signal.Signals(number).name)
     _note(signal.Signals(number).name)
     say("stopped by a signal before the first step; the same command goes on")
     _end(STOPPED)
@@ -230,13 +245,13 @@ def debugged() -> bool:
     return sys.gettrace() is not None or bool(monitoring and monitoring.get_tool(monitoring.DEBUGGER_ID))
 
 
-def _lost(reason: str, error: Exception, began: float) -> NoReturn:
+def _lost(reason: str, error: Exception) -> NoReturn:
     """Say it, write down where, and end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if _pulse is not None and _pulse.fired:
         _end(STOPPED)  # the warden says all there is to say
     what = _pulse.what if _pulse is not None else "training"
-    failed, hung = told_failure(_run, began), _hung()
+    failed, hung = told(_run, FAILED, _began - 5), _hung()
     if failed and not failed[1]:
         _end(1)  # a mistake is said once, by the rank that met it
     if failed:

@@ -111,9 +111,9 @@ TOGETHER = """
 import os, sys, time
 from pathlib import Path
 sys.argv[0] = "pretrain/run.py"
-from narae import peers, pulse
+from narae import pulse
 with pulse.together(Path(sys.argv[1])):
-    peers.meet(60.0)
+    pulse.meet(60.0)
     import torch
     torch.distributed.init_process_group("gloo")
     pulse.opened()
@@ -151,3 +151,31 @@ def test_an_error_of_one_rank_is_not_tried_again(tmp_path: Path) -> None:
     assert "ValueError: a bug" in said[1] and "Traceback" in said[1]
     assert "rank 1 ended with ValueError: a bug" in said[0]
     assert "Traceback" not in said[0]
+
+
+MEETING = """
+import sys, time
+from pathlib import Path
+sys.argv[0] = "pretrain/run.py"
+from narae import pulse
+with pulse.together(Path(sys.argv[1])):
+    print("waits", flush=True)
+    pulse.meet(120.0)
+"""
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_rank_that_is_stopped_before_the_others_come_is_not_waited_for(tmp_path: Path, first: int) -> None:
+    """Rank 0 waits in its own server, the other one in its search for it."""
+    point = {"WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    ranks = []
+    for number in (first, 2):
+        words = {**os.environ, **point, "RANK": str(number)}
+        command = [sys.executable, "-c", MEETING, str(tmp_path)]
+        ranks.append(subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=words))
+    for one in ranks:
+        assert one.stdout is not None and one.stdout.readline() == "waits\n"
+    ranks[1].send_signal(signal.SIGTERM)
+    codes, said = ended(ranks)
+    assert codes == (85, 85), said
+    assert "rank 2 ended before all had come: SIGTERM" in said[0] and "Traceback" not in said[0]

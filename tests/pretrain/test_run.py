@@ -183,11 +183,12 @@ def test_a_longer_run_goes_on_from_before_the_decay(world: Path) -> None:
     told = [b"train/loss", b"train/mfu", b"train/tokens_per_s", b"eval/bits_per_byte", b"eval/other_bits_per_byte"]
     assert all(tag in events for tag in told)
     assert open_artifact("model", "long").manifest["config"]["train_tokens"] == 30 * 4 * 32
-    finish(command(world, "grown", *stable, "--max_steps", "20", "--save_steps", "7"))
+    finish(command(world, "grown", *stable, "--max_steps", "20", "--save_steps", "7", "--keep_every", "14"))
     rates = {one["step"]: one["learning_rate"] for one in records("grown", "train")}
     assert rates[6] == rates[17] == 0.002 > rates[18] > rates[20]
-    # the one before the decay is kept beside the best and the last
-    assert {"checkpoint-16", "checkpoint-20"} <= {path.name for path in run_folder("grown").glob("checkpoint-*")}
+    # the one before the decay and every 14th are kept beside the best and the last
+    kept = {path.name for path in run_folder("grown").glob("checkpoint-*")}
+    assert {"checkpoint-14", "checkpoint-16", "checkpoint-20"} <= kept and "checkpoint-7" not in kept
     said = finish(command(world, "grown", *stable, "--train_tokens", "3840", "--max_steps", "-1"))
     assert "it goes on from checkpoint-16, where its learning rate had not begun to fall" in said
     assert same(weights("grown"), weights("long"))
@@ -279,6 +280,9 @@ def test_a_damaged_row_ends_the_run_in_one_line(world: Path, tmp_path: Path) -> 
         (["--attn_implementation", "flash_attention_9"], '"flash_attention_9"` is not supported'),
         (["--model_config", "t5.json"], "transformers has no causal LM of model_type 't5'"),
         (["--report_to", "neptune"], "--report_to neptune needs the package neptune: pip install neptune"),
+        (["--if_disk_full", "later"], "--if_disk_full later"),
+        (["--keep_every", "-3"], "--keep_every -3"),
+        (["--spike_window", "3"], "--spike_window 3: fewer than 16"),
         (["--batch_rows", "9", "--gradient_accumulation_steps", "2"], "leave the last one out, it follows"),
     ],
 )
