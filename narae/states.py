@@ -21,6 +21,7 @@ from torch import nn
 from narae.log import Mistake
 
 WEIGHT = "weight"
+MOMENTUM = "momentum_buffer"  # DeepSpeed's name for Muon's
 WHOLE = "whole"  # in place of the first element: what does not run along with the parameter's elements
 
 
@@ -40,6 +41,16 @@ class Holding:
 
     vector: torch.Tensor
     parts: list[Part] = field(default_factory=list)
+    # Under stages 1 and 2 each rank keeps Muon's momentum of whole matrices, those that a share ends in as well: where
+    # in its buffer they lie
+    matrices: dict[str, slice] = field(default_factory=dict)
+
+    def lies(self, part: Part, kind: str) -> slice:
+        """Where a part's elements of a kind are."""
+        first = part.offset
+        if kind == MOMENTUM and self.matrices:
+            first = self.matrices[part.name].start + part.start
+        return slice(first, first + part.count)
 
 
 def bottom(optimizer: Any) -> torch.optim.Optimizer:
@@ -65,7 +76,7 @@ def holdings(model: nn.Module, optimizer: Any) -> list[Holding]:
     if hasattr(zero, "fp32_partitioned_groups_flat"):
         return list(_of_stage_3(zero, names))
     if any(hasattr(weights, "_hp_mapping") for weights in model.parameters()):
-        return _of_stages_1_and_2(model, base, names)
+        return _of_stages_1_and_2(model, zero, base, names)
     if zero is not None:  # stage 0 in 16 bits: a master beside each parameter
         pairs = zip(
             itertools.chain.from_iterable(zero.fp32_groups),
@@ -77,8 +88,17 @@ def holdings(model: nn.Module, optimizer: Any) -> list[Holding]:
     return [Holding(weights, [Part(names[id(weights)], 0, 0, weights.numel())]) for weights in params]
 
 
-def _of_stages_1_and_2(model: nn.Module, base: torch.optim.Optimizer, names: dict[int, str]) -> list[Holding]:
+def _of_stages_1_and_2(
+    model: nn.Module, zero: Any, base: torch.optim.Optimizer, names: dict[int, str]
+) -> list[Holding]:
     found = [Holding(group["params"][0]) for group in base.param_groups]
+    for held, group, inside in zip(found, base.param_groups, zero.params_in_partition, strict=True):
+        ends = list(itertools.accumulate((weights.numel() for weights in inside), initial=0))
+        if group.get("use_muon"):
+            held.matrices = {
+                names[id(weights)]: slice(*place)
+                for weights, place in zip(inside, itertools.pairwise(ends), strict=True)
+            }
     for weights in model.parameters():
         mapping: Any = getattr(weights, "_hp_mapping", None)
         if mapping is not None:
@@ -117,9 +137,8 @@ def pieces(
         kinds = {WEIGHT: held.vector, **{kind: as_tensor(value, kind) for kind, value in kept.items()}}
         for part in held.parts:
             for kind, value in kinds.items():
-                if value.shape == held.vector.shape:
-                    piece = value.detach().reshape(-1)[part.offset : part.offset + part.count]
-                    found[f"{part.name}|{kind}|{part.start}"] = piece
+                if value.shape == held.vector.shape or (kind == MOMENTUM and held.matrices):
+                    found[f"{part.name}|{kind}|{part.start}"] = value.detach().reshape(-1)[held.lies(part, kind)]
                 else:
                     found[f"{part.name}|{kind}|{WHOLE}"] = value.detach()
     if rank == 0:
@@ -205,17 +224,21 @@ def load(checkpoint: Path, model: nn.Module, optimizer: Any, weights_only: bool 
         for held in holdings(model, optimizer):
             vector, state = held.vector.detach(), base.state
             for part in held.parts:
-                place = slice(part.offset, part.offset + part.count)
-                vector.view(-1)[place].copy_(stored.read(part.name, WEIGHT, part.start, part.count))
+                vector.view(-1)[held.lies(part, WEIGHT)].copy_(stored.read(part.name, WEIGHT, part.start, part.count))
                 if weights_only:
                     continue
                 for kind in stored.kinds(part.name):
+                    if kind == MOMENTUM and held.matrices:
+                        continue
                     value = stored.read(part.name, kind, part.start, part.count)
                     if kind not in state[held.vector]:
                         state[held.vector][kind] = torch.zeros_like(vector, dtype=value.dtype)
-                    state[held.vector][kind].view(-1)[place].copy_(value)
+                    state[held.vector][kind].view(-1)[held.lies(part, kind)].copy_(value)
                 for kind, value in whole[part.name].items():
                     state[held.vector][kind] = like(value, state[held.vector].get(kind), vector, base)
+            if held.matrices and not weights_only and all(MOMENTUM in stored.kinds(name) for name in held.matrices):
+                read = [stored.read(name, MOMENTUM, 0, at.stop - at.start) for name, at in held.matrices.items()]
+                state[held.vector][MOMENTUM] = torch.cat(read).to(vector.device)
 
 
 def parts_of(model: nn.Module) -> Iterator[Part]:
