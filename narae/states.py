@@ -92,13 +92,12 @@ def _of_stages_1_and_2(
     model: nn.Module, zero: Any, base: torch.optim.Optimizer, names: dict[int, str]
 ) -> list[Holding]:
     found = [Holding(group["params"][0]) for group in base.param_groups]
-    for held, group, inside in zip(found, base.param_groups, zero.params_in_partition, strict=True):
-        ends = list(itertools.accumulate((weights.numel() for weights in inside), initial=0))
+    whole = getattr(zero, "params_in_partition", None)  # stage 1 in bf16 is another class, and gathers them
+    for held, group, inside in zip(found, base.param_groups, whole or [], strict=bool(whole)):
+        ends = itertools.accumulate((weights.numel() for weights in inside), initial=0)
         if group.get("use_muon"):
-            held.matrices = {
-                names[id(weights)]: slice(*place)
-                for weights, place in zip(inside, itertools.pairwise(ends), strict=True)
-            }
+            places = itertools.starmap(slice, itertools.pairwise(ends))
+            held.matrices = dict(zip((names[id(weights)] for weights in inside), places, strict=True))
     for weights in model.parameters():
         mapping: Any = getattr(weights, "_hp_mapping", None)
         if mapping is not None:
@@ -232,7 +231,9 @@ def load(checkpoint: Path, model: nn.Module, optimizer: Any, weights_only: bool 
                         continue
                     value = stored.read(part.name, kind, part.start, part.count)
                     if kind not in state[held.vector]:
-                        state[held.vector][kind] = torch.zeros_like(vector, dtype=value.dtype)
+                        # DeepSpeed keeps Muon's in the gradients' type
+                        dtype = vector.dtype if kind == MOMENTUM else value.dtype
+                        state[held.vector][kind] = torch.zeros_like(vector, dtype=dtype)
                     state[held.vector][kind].view(-1)[held.lies(part, kind)].copy_(value)
                 for kind, value in whole[part.name].items():
                     state[held.vector][kind] = like(value, state[held.vector].get(kind), vector, base)
