@@ -9,7 +9,8 @@ from typing import Any
 from narae.model import kind_of
 
 BF16, FP32 = 2, 4  # bytes
-CHUNK = 1 << 22  # logits at a time in pretrain/loss.py
+CHUNK = 1 << 27  # logits at a time in pretrain/loss.py: 256 MB in bf16; more of them would sum their gradients oftener
+PIECES = {"cpu": 1 << 19, "cuda": 1 << 26}  # of these at a time in fp32: 2 MB, which a core's cache holds, and 256 MB
 # Assumed: CUDA's context, cuBLAS and NCCL take about so much of a GPU; Python with torch and transformers of a host
 CONTEXT = {"cuda": 1.2e9, "cpu": 0.6e9}
 SHARE = 0.4  # assumed: of the rate of a bare matrix product is what training reaches
@@ -129,13 +130,17 @@ def moments_of(shape: Shape, way: Way) -> dict[str, Parts]:
     kind = "autocast" if autocast else "fp32" if wide else "bf16"
     blocks = activations(shape.config, way.micro, shape.length, kind, way.checkpointing, way.documents)
     local = max(blocks.most - blocks.kept, 0.0)  # what backward has open in one block
-    # The head sums its gradient in fp32; a product, then a copy in the weights' type stand beside it, and under
-    # autocast bf16 weights. A chunk of logits is there in bf16 and in fp32, twice each. The hidden states go in without
-    # each row's last one, and have a gradient.
+    # The head's gradient is a product in the type that is computed in, and an fp32 sum where the logits are not held
+    # together; under autocast its weights are there in bf16, too. Softmax takes a piece of them to fp32. The hidden
+    # states go in without each row's last one, and have a gradient.
+    computed = FP32 if way.precision == "fp32" else BF16
     hidden = way.micro * shape.length * shape.config.hidden_size * own
-    copies = FP32 + own + (BF16 if autocast else 0)
-    head = shape.head * copies + 2 * hidden + CHUNK * 2 * (BF16 + FP32)
-    scaled = 2 * shape.head * own + 2 * hidden
+    logits = way.micro * shape.length * shape.config.vocab_size
+    several = FP32 if logits > CHUNK else 0
+    copies = computed + several + (BF16 if autocast else 0)
+    held = min(logits, CHUNK) * computed + min(logits, PIECES[way.device]) * 2 * FP32
+    head = shape.head * copies + 3 * hidden + held
+    scaled = shape.head * (max(computed, several) + (FP32 if autocast else 0)) + 2 * hidden
     always, backward, step = states(shape, way, own)
     before = backward["backward ends"][1] if way.pieces > 1 else {}  # the sums of the passes before are there already
     grown = {name: before.get(name, 0.0) for name in ("gradients", "accumulation")}

@@ -1,7 +1,8 @@
 """The next-token loss without a tokens × vocabulary matrix in fp32.
 
-The head's product, the softmax and their gradients are computed chunk by chunk in the forward pass, while a chunk's
-logits are still in the cache; backward only scales what is there. Sums are fp32: a bf16 log-softmax is off by 1 %.
+The head's product, the softmax and their gradients are computed in the forward pass, some thousand tokens at a time:
+logits are held for these alone, in the model's type, and their gradient takes their place. Softmax and sums are fp32,
+in pieces that the cache holds: a bf16 log-softmax is off by 1 %. Backward only scales what is there.
 """
 
 from collections.abc import Callable
@@ -12,9 +13,12 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from narae.footprint import CHUNK as CHUNK_ELEMENTS
+from narae.footprint import PIECES
+
 IGNORED = -100
-CHUNK_ELEMENTS = 1 << 22  # logits at a time: 16 MB of fp32
-GPU_ELEMENTS = 1 << 25  # where nothing is trained: a product with fewer rows than some hundred is bound by the weights
+JUDGED_ELEMENTS = 1 << 22  # logits at a time where nothing is trained: 16 MB of fp32
+GPU_ELEMENTS = 1 << 25  # the same on a GPU: a product with fewer rows than some hundred is bound by the weights
 
 
 class HeadLoss(torch.autograd.Function):
@@ -23,36 +27,63 @@ class HeadLoss(torch.autograd.Function):
         ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, labels: torch.Tensor
     ) -> torch.Tensor:
         """hidden: tokens × width, already at the positions whose next token `labels` holds. Returns the mean loss."""
-        targets = (labels != IGNORED).sum().clamp(min=1)
-        grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
-        grad_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None else None
-        loss = hidden.new_zeros((), dtype=torch.float32)
-        step = max(1, CHUNK_ELEMENTS // weight.shape[0])
-        for begin in range(0, hidden.shape[0], step):
-            rows, wanted = hidden[begin : begin + step], labels[begin : begin + step]
-            uncounted = (wanted == IGNORED).nonzero().squeeze(1)
-            index = wanted.clamp(min=0).unsqueeze(1)
-            logs = torch.log_softmax(F.linear(rows, weight, bias), dim=-1, dtype=torch.float32)
-            loss -= logs.gather(1, index).squeeze(1).index_fill(0, uncounted, 0.0).sum()
-            # The gradient of the logits is softmax minus one-hot. It takes the place of the logarithms; the division
-            # by the number of targets waits for the small matrices.
-            gradient = logs.exp_().scatter_add_(1, index, logs.new_full((1, 1), -1.0).expand_as(index))
-            gradient = gradient.index_fill_(0, uncounted, 0.0).to(hidden.dtype)
-            torch.mm(gradient, weight, out=grad_hidden[begin : begin + step])
-            grad_weight += gradient.T @ rows
-            if grad_bias is not None:
-                grad_bias += gradient.sum(dim=0, dtype=torch.float32)
-        ctx.save_for_backward(grad_hidden.div_(targets), grad_weight.div_(targets).to(weight.dtype))
-        ctx.grad_bias = None if grad_bias is None or bias is None else grad_bias.div_(targets).to(bias.dtype)
-        return loss / targets
+        kind = hidden.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+        ctx.types = hidden.dtype, weight.dtype, None if bias is None else bias.dtype
+        with torch.autocast(kind, enabled=False):
+            hidden, weight, bias = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+            counted = labels != IGNORED
+            ctx.targets = counted.sum().clamp(min=1)
+            grad_hidden = torch.empty_like(hidden)
+            grad_weight = grad_bias = None
+            loss = hidden.new_zeros((), dtype=torch.float32)
+            step = max(1, CHUNK_ELEMENTS // weight.shape[0])
+            for rows, wanted, mask, found in zip(
+                hidden.split(step), labels.split(step), counted.split(step), grad_hidden.split(step), strict=True
+            ):
+                logits = F.linear(rows, weight, bias)
+                loss += losses_and_gradient(logits, wanted)
+                torch.mm(logits, weight, out=found)
+                # Where nothing is wanted there is a gradient of the logits, too: it meets zeros
+                share = mask.to(dtype).unsqueeze(0)
+                grad_weight = summed(grad_weight, logits.T @ rows.mul(share.T))
+                if bias is not None:
+                    grad_bias = summed(grad_bias, (share @ logits).squeeze(0))
+            grad_hidden *= counted.unsqueeze(1)
+        ctx.gradients = grad_hidden, grad_weight, grad_bias
+        return loss / ctx.targets
 
     @staticmethod
     def backward(ctx: Any, *outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        grad_hidden, grad_weight = ctx.saved_tensors
-        scale = outputs[0]
-        bias = None if ctx.grad_bias is None else ctx.grad_bias * scale.to(ctx.grad_bias.dtype)
-        return grad_hidden * scale.to(grad_hidden.dtype), grad_weight * scale.to(grad_weight.dtype), bias, None
+        if ctx.gradients is None:
+            raise RuntimeError("the loss goes backward once: its gradients were scaled where they lay")
+        scale, gradients = outputs[0] / ctx.targets, ctx.gradients
+        ctx.gradients = None
+        scaled = (
+            None if gradient is None else gradient.mul_(scale).to(dtype)
+            for gradient, dtype in zip(gradients, ctx.types, strict=True)
+        )
+        return *scaled, None
+
+
+def losses_and_gradient(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """The sum of the losses; softmax minus one-hot, the gradient, takes the logits' place."""
+    loss = logits.new_zeros((), dtype=torch.float32)
+    step = max(1, PIECES.get(logits.device.type, PIECES["cuda"]) // logits.shape[1])
+    for piece, labels in zip(logits.split(step), wanted.split(step), strict=True):
+        index = labels.clamp(min=0).unsqueeze(1)
+        share = torch.softmax(piece, dim=-1, dtype=torch.float32)
+        # The logarithm of the whole, by way of the likeliest entry, whose share is far from zero
+        whole = piece.amax(dim=-1, keepdim=True).float() - share.amax(dim=-1, keepdim=True).log()
+        found = (whole - piece.gather(1, index).float()).squeeze(1)
+        loss += torch.where(labels != IGNORED, found, 0.0).sum()
+        piece.copy_(share.scatter_add_(1, index, share.new_full((1, 1), -1.0).expand_as(index)))
+    return loss
+
+
+def summed(before: torch.Tensor | None, product: torch.Tensor) -> torch.Tensor:
+    """In fp32, as soon as there is more than one."""
+    return product if before is None else before.float().add_(product)
 
 
 class LossHead(nn.Linear):
@@ -78,7 +109,7 @@ def judged(
     rows: torch.Tensor, wanted: torch.Tensor, entries: int, head: Callable[[torch.Tensor], torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Of each position its loss, 0 where nothing is wanted, and the token that is expected most. No gradients."""
-    step = max(1, (CHUNK_ELEMENTS if rows.device.type == "cpu" else GPU_ELEMENTS) // entries)
+    step = max(1, (JUDGED_ELEMENTS if rows.device.type == "cpu" else GPU_ELEMENTS) // entries)
     losses, expected = [], []
     for part, labels in zip(rows.split(step), wanted.split(step), strict=True):
         logits = head(part)
