@@ -1,5 +1,8 @@
 """What is written is what the library reads, with the hash of what lies on the disk; copies are of one moment."""
 
+import errno
+import fcntl
+import os
 import threading
 from pathlib import Path
 
@@ -37,6 +40,35 @@ def test_more_than_a_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     known = tensors.write(tmp_path / "some.safetensors", SOME)
     assert known["sha256"] == hash_file(tmp_path / "some.safetensors")
     assert torch.equal(load_file(tmp_path / "some.safetensors")["turned"], SOME["turned"])
+
+
+@pytest.mark.parametrize("refused", ["", "asked for", "written"])
+def test_past_the_page_cache_and_where_that_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    """Whole pages go to the disk directly, a bit at a time where it takes no more; the end of the file does not."""
+    monkeypatch.setattr(tensors, "CHUNK", 8192)
+    write, control, ways = os.write, fcntl.fcntl, []
+
+    def short(file: int, data: memoryview) -> int:
+        directly = bool(control(file, fcntl.F_GETFL) & os.O_DIRECT)
+        if directly and (refused or len(data) % 4096):
+            raise OSError(errno.EINVAL, "refused")
+        ways.append(directly)
+        return write(file, data[:4096])
+
+    def answer(file: int, command: int, *words: int) -> int:
+        if refused == "asked for" and command == fcntl.F_SETFL:
+            raise OSError(errno.EINVAL, "refused")
+        return control(file, command, *words)
+
+    monkeypatch.setattr(tensors.os, "write", short)
+    monkeypatch.setattr(tensors.fcntl, "fcntl", answer)
+    large = {"large": torch.arange(5000.0), "small": torch.ones(3)}
+    known = tensors.write(tmp_path / "some.safetensors", large)
+    assert ways == [not refused] * 4 + [False]  # of 20,012 bytes and a header of less than 468
+    assert known == {"bytes": known["bytes"], "sha256": hash_file(tmp_path / "some.safetensors")}
+    assert all(torch.equal(found, large[name]) for name, found in load_file(tmp_path / "some.safetensors").items())
 
 
 def test_copies_are_of_the_moment_and_their_memory_is_kept() -> None:
