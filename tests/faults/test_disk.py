@@ -4,7 +4,7 @@ import contextlib
 import os
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,15 @@ def fill(folder: Path, leave: int) -> Path:
     return file
 
 
+def resumes(world: World, artifacts: Path, name: str, kind: str, words: Sequence[str], ballast: Path) -> None:
+    """With room the same command goes on from the checkpoint that was spared."""
+    ballast.unlink()
+    with attempt(world, kind, name, *words, artifacts=artifacts) as again:
+        output = again.finish(0)
+    assert [record["step"] for record in again.of("start")] == [20], output
+    assert same(load_file(again.run / "final/model.safetensors"), world.expected(kind)), output
+
+
 # Room that is left, as a share of a checkpoint: which of its files does not fit differs
 CASES = [(kind, words, room) for kind in KINDS for words in ("", "--save_async") for room in (0, 0.02, 0.15, 0.35, 0.9)]
 
@@ -79,14 +88,10 @@ def test_a_full_disk_is_said_and_training_goes_on(
         assert "Traceback" not in output, output
         if (one.run / "final").exists():  # for which there was room
             assert set(one.codes()) == {0}, output
+            assert same(load_file(one.run / "final/model.safetensors"), world.expected(kind)), output
         else:
             assert set(one.codes()) == {1} and "final/ could not be written (" in output, output
-            # With room the same command goes on from the checkpoint that was spared
-            ballast.unlink()
-            with attempt(world, kind, "full", *LATE, artifacts=artifacts) as again:
-                output = again.finish(0)
-            assert [record["step"] for record in again.of("start")] == [20], output
-        assert same(load_file(one.run / "final/model.safetensors"), world.expected(kind)), output
+            resumes(world, artifacts, "full", kind, LATE, ballast)
     tell(Counter({f"full disk, {kind} {words} with room for {room:.0%}": 1}))
 
 
@@ -124,9 +129,5 @@ def test_a_full_disk_ends_the_run_by_choice(
         assert not damage(one.run / "checkpoint-20"), output
         assert output.count("step 40 could not be saved (") == 1 and "make room" in output, output
         assert "Traceback" not in output, output
-        ballast.unlink()
-        with attempt(world, kind, "stops", *more, artifacts=artifacts) as again:
-            output = again.finish(0)
-        assert [record["step"] for record in again.of("start")] == [20], output
-        assert same(load_file(one.run / "final/model.safetensors"), world.expected(kind)), output
+        resumes(world, artifacts, "stops", kind, more, ballast)
     tell(Counter({f"full disk, {kind} {words} with room for {room:.0%}, stop": 1}))
