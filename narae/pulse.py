@@ -31,6 +31,8 @@ from typing import Any, NoReturn
 from narae import peers, warden
 from narae.log import Mistake, rank, say, stage
 from narae.peers import FAILED, LEFT, first_line, lost, ranks, tell, told
+from narae.restarts import SIGNALS as ENDING
+from narae.restarts import check_start_up
 from narae.warden import BYTES, DUMP, FIRED, PULSE, STOPPED
 
 TIMEOUT = 600.0
@@ -181,6 +183,8 @@ def together(run: Path, timeout: Any = TIMEOUT) -> Iterator[None]:
         for file in FAILED, LEFT:
             (run / file).unlink(missing_ok=True)
     try:
+        if rank() == 0:
+            check_start_up(run)
         yield
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -279,7 +283,7 @@ def _hung() -> str:
 
 def _note(cause: str, hung: str = "") -> None:
     """Rank 0. Before the run's folder is open only what may happen again and again is written down."""
-    again = cause in ("hang", "lost a peer")
+    again = cause in ("hang", "lost a peer", *ENDING)
     if rank() != 0 or not (_pulse is None or _pulse.open or again):
         return
     step, began, hang = -1, None, None

@@ -1,16 +1,20 @@
 """Whether another start is of any use: not where several in a row began at one step and none came further.
 
-Batch scripts put a job back into the queue after a hang, a lost node or a kill, however often. This is what ends it.
+Batch scripts put a job back into the queue after a hang, a lost node, a kill or a signal, however often. This is what
+ends it.
 """
 
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from narae import warden
 from narae.log import Mistake, number, stream_metrics
 
 # Ends that say nothing of the machine: somebody asked for them, or an error's own words did, which ends a job for good
-ASKED = {"SIGTERM", "SIGUSR1", "SIGINT", "stopped", "mistake", "error", "rollback"}
+SIGNALS = {"SIGTERM", "SIGUSR1"}
+ASKED = SIGNALS | {"SIGINT", "stopped", "mistake", "error", "rollback"}
+EARLY = 10  # signals before the first step was done: a job may be preempted several times while it starts
 
 
 @dataclass
@@ -18,6 +22,7 @@ class Start:
     step: int | None = None  # where it began; unknown where it came to no training
     seen: float = 0.0  # the last that was heard of it
     cause: str = "killed"
+    stopped: int | None = None  # after which step, where it says so
 
 
 def starts(metrics: Path) -> list[Start]:
@@ -39,7 +44,8 @@ def starts(metrics: Path) -> list[Start]:
             begun, step = True, number(record.get("step"))
             one.step = None if step is None else int(step)
         elif kind == "stop":
-            one.cause = str(record.get("cause") or "stopped")
+            one.cause, step = str(record.get("cause") or "stopped"), number(record.get("step"))
+            one.stopped = None if step is None else int(step)
         elif kind == "end":
             one.cause = "finished"
     return found
@@ -69,6 +75,23 @@ def check_restarts(run: Path, step: int, most: int, *, opened: bool = True) -> N
         raise Mistake(
             f"the last {len(found)} attempts began at step {step:,} and none came further ({told}): "
             f"{stacks} why; then --max_restarts {len(found) + 1} tries once more, 0 without a limit"
+        )
+
+
+def check_start_up(run: Path) -> None:
+    """Rank 0, before it does anything. The refusal is written down, and with it the count begins anew."""
+    early: list[Start] = []
+    for one in reversed(starts(run / "metrics.jsonl")):
+        if one.cause not in SIGNALS or one.stopped != one.step:
+            break
+        early.append(one)
+    if len(early) >= EARLY:
+        warden.note(run, "mistake", -1, time.time())
+        told = f"{early[0].cause} {_when(early[0].seen)}"
+        raise Mistake(
+            f"the last {len(early)} attempts were ended by a signal before their first step was done (last {told}): "
+            "the time limit may be shorter than the start-up, so ask for more time (sbatch --time); "
+            "the same command tries again"
         )
 
 

@@ -49,6 +49,7 @@ class TrainingOptions(TrainingArguments):
     if_disk_full: str = option("go_on", "what a run does that cannot save: go_on or stop")
     hang_timeout: float = option(pulse.TIMEOUT, "seconds without progress after which ranks end with 85; 0: never")
     max_restarts: int = option(3, "refuse a start after so many in a row that came to no new checkpoint; 0: never")
+    log_level_replica: str = "passive"  # as quiet as rank 0: no notice of an elastic resume's other micro-batch
     disable_tqdm: bool | None = True
     ignore_data_skip: bool = True
     remove_unused_columns: bool = False

@@ -4,7 +4,7 @@
 #   bash slurm/status.sh                 now
 #   bash slurm/status.sh --wait          until all have ended
 #
-# Ends with 0 if all is well, and with 1 where a stage has failed.
+# Ends with 0 if all is well, and with 1 where a stage has failed or was cancelled.
 cd "$(dirname "$0")/.." || exit
 # shellcheck source=slurm/common.sh
 . slurm/common.sh status login || exit
@@ -24,13 +24,14 @@ state() {
 }
 
 while :; do
-    lines='' failed='' left=''
+    lines='' failed='' cancelled='' left=''
     while read -r name job log; do
         now=$(state "$job")
         said=$(tail -n 1 "$log" 2>/dev/null | cut -c 1-100) || true
         lines+=$(printf '%-10s %8s  %-10s %s' "$name" "$job" "$now" "$said")$'\n'
         case $now in
             FAILED | TIMEOUT | OUT_OF_MEMORY | NODE_FAIL | BOOT_FAIL | DEADLINE) failed=${failed:-$name $job $now $log} ;;
+            CANCELLED) cancelled=${cancelled:-$name $job} ;; # what waits for a failed stage is cancelled, too
             PENDING | RUNNING | COMPLETING | CONFIGURING | SUSPENDED | REQUEUE | PREEMPTED) left=1 ;;
         esac
     done <"$chain"
@@ -48,5 +49,13 @@ if [ -n "$failed" ]; then
     echo
     echo "$name failed ($now, job $job); $log ends so:"
     tail -n 15 "$log"
+    exit 1
+fi
+if [ -n "$cancelled" ]; then
+    read -r name job <<<"$cancelled"
+    by=$(sacct -X -n -P -j "$job" -o State 2>/dev/null | sed -n 's/^CANCELLED by \([0-9]*\).*/\1/p' | sed -n 1p) || true
+    [ -z "$by" ] || by=" by $(id -nu "$by" 2>/dev/null || echo "user $by")" # a user of the accounting may have no name here
+    echo
+    echo "$name was cancelled$by (job $job), and what waits for it does not start. The same slurm/pipeline.sh line goes on"
     exit 1
 fi

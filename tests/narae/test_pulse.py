@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from narae import ledger, peers
+from narae import ledger, peers, warden
 from narae.log import Metrics, Mistake, read_metrics
-from narae.restarts import check_restarts
+from narae.restarts import check_restarts, check_start_up
 
 SLEEPS = "time.sleep(600)"
 HOLDS_THE_LOCK = "re.match('(a+)+$', 'a' * 99 + 'b')"  # for years, in C, and no Python thread runs meanwhile
@@ -203,6 +203,37 @@ def test_three_attempts_that_came_no_further_are_enough(tmp_path: Path) -> None:
     check_restarts(tmp_path, 5, 5)
     check_restarts(tmp_path, 5, 0)
     check_restarts(tmp_path, 10, 3)  # a checkpoint came after all
+
+
+def test_ten_signals_before_the_first_step_are_enough(tmp_path: Path) -> None:
+    metrics = Metrics(tmp_path / "metrics.jsonl")
+    attempt(metrics, None, "SIGUSR1")
+    metrics.write("open")
+    metrics.write("start", step=4)
+    metrics.write("stop", step=5, cause="SIGUSR1")  # it trained
+    for number in range(10):
+        check_start_up(tmp_path)
+        attempt(metrics, None if number % 2 else 5, "SIGTERM" if number else "SIGUSR1")
+    told = r"the last 10 attempts were ended by a signal before their first step was done \(last SIGTERM .*\): the time"
+    with pytest.raises(Mistake, match=told):
+        check_start_up(tmp_path)
+    check_start_up(tmp_path)  # the count begins anew
+    attempt(metrics, None, "SIGTERM")
+    check_start_up(tmp_path)
+
+
+def test_a_signal_in_start_up_counts_before_the_folder_is_open(tmp_path: Path) -> None:
+    attempt(Metrics(tmp_path / "metrics.jsonl"), None, "SIGUSR1")
+    for _ in range(9):
+        warden.note(tmp_path, "SIGUSR1", -1, 1.0)
+    code, said = ended(begin(tmp_path, "print('began')", 60.0))
+    assert code == 1 and "the last 10 attempts were ended by a signal" in said and "began\n" not in said
+    code, said = ended(begin(tmp_path, "os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)", 60.0))
+    assert code == 85
+    records = read_metrics(tmp_path / "metrics.jsonl")[-4:]
+    assert [(one["kind"], one.get("cause")) for one in records] == [
+        ("open", None), ("stop", "mistake"), ("open", None), ("stop", "SIGTERM")
+    ]  # fmt: skip
 
 
 def test_the_ledger_tells_a_hang_from_a_kill(tmp_path: Path) -> None:
