@@ -106,11 +106,14 @@ class Stopper:
         self.asked = number
 
     def agreed(self, device: torch.device) -> bool:
+        found = self.asked
         if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-            flag = torch.tensor([float(self.asked)], device=device)
+            flag = torch.tensor([float(found)], device=device)
             torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
-            self.asked = int(flag.item())
-        return self.asked > 0
+            found = int(flag.item())
+        if found:  # else a signal may have come meanwhile, which the next time will be heard of
+            self.asked = found
+        return found > 0
 
 
 class Follow(TrainerCallback):

@@ -11,7 +11,7 @@ predicted, whatever --document_loss says, so that models are comparable; the los
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,14 @@ from pretrain.scores import NEXT_TOKEN, Accuracy, Other, load_metrics
 
 LOGITS = 1 << 27  # of a model that gives them all at once: half a gigabyte of fp32
 BLOCK = 1 << 20  # predictions that are counted and handed to the metrics at a time
+HEED = 8  # forward passes between two looks for a signal, for which ranks wait for each other
 DIGITS = 6
 COLUMNS = TOKENS, BYTES, PREDICTED, LOSS, RIGHT, INSIDE, LOSS_INSIDE = range(7)  # what is summed of each source
 READ = LABELS, SOURCES, FIRST, BEGINS = range(4)  # what is known of each token
+
+
+class BrokenOff(Exception):  # noqa: N818
+    """A signal ended an evaluation, on all ranks at the same place."""
 
 
 class Judge:
@@ -68,11 +73,13 @@ class Judge:
             texts = continued(inner(model), self.tokenizer, self._prompts, self.held_out, self.args.device)
         return list(zip(self.prompts, texts, strict=True))
 
-    def figures(self, model: Any) -> dict[str, Any]:
-        """All ranks, and on all the same. `sources` has a source's figures by its name."""
+    def figures(self, model: Any, stops: Callable[[], bool] | None = None) -> dict[str, Any]:
+        """All ranks, and on all the same. `sources` has a source's figures by its name. Where `stops`, which is
+        asked on all ranks now and then, says so, this raises BrokenOff.
+        """
         sums = np.zeros((len(COLUMNS), len(self.held_out.source_names)))
         with undisturbed(model):
-            for read, losses, expected in self._blocks(model):
+            for read, losses, expected in self._blocks(model, stops):
                 count(sums, read, losses, expected, self.sizes, self.front)
                 self._measure(expected, read)
         beat("evaluation: summing over the ranks")
@@ -90,7 +97,9 @@ class Judge:
             "sources": {name: {key: one[key] for key in keys} for name, one in sources.items()},
         }
 
-    def _blocks(self, model: Any) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    def _blocks(
+        self, model: Any, stops: Callable[[], bool] | None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """This rank's rows, some at a time: what was read of them, the losses, the tokens that were expected."""
         ranks, length = self.args.world_size, self.held_out.sequence_length
         mine, size = self.rows[self.args.process_index :: ranks], self._size(model)
@@ -98,8 +107,11 @@ class Judge:
         passes = math.ceil(math.ceil(len(self.rows) / ranks) / size)
         together = max(1, BLOCK // (size * length * ranks))
         for begin in range(0, passes, together):
-            turns = range(begin, min(begin + together, passes))
-            done = [self._pass(model, mine[turn * size : turn * size + size]) for turn in turns]
+            done = []
+            for turn in range(begin, min(begin + together, passes)):
+                if stops and (ranks == 1 or turn % HEED == 0) and stops():
+                    raise BrokenOff
+                done.append(self._pass(model, mine[turn * size : turn * size + size]))
             read, losses, expected = zip(*done, strict=True)
             yield np.concatenate(read), torch.cat(losses).cpu().numpy(), torch.cat(expected).cpu().numpy()
 

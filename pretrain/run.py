@@ -140,7 +140,7 @@ def train(
     from narae.model import from_values, generation_defaults, new_config, new_model
     from narae.restarts import check_restarts
     from pretrain.batches import Batches, Boundaries
-    from pretrain.evaluation import Judge
+    from pretrain.evaluation import BrokenOff, Judge
     from pretrain.guard import Guard
     from pretrain.loss import use_loss_head
     from pretrain.profiler import Profiler
@@ -209,6 +209,7 @@ def train(
     trainer.mark = folder.mark
     if resume:
         trainer.tokens = read_course(resume)["tokens"]
+        trainer.owes = read_course(resume).get("owes", False)
         trainer.guard.load(read_course(resume)["guard"])
     if config.profile_steps:
         trainer.add_callback(Profiler(*profiled(config.profile_steps), trainer.follow))
@@ -220,11 +221,14 @@ def train(
     describe(course, rows)
     began = time.monotonic()
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    if trainer.state.global_step < args.max_steps:
+    if trainer.state.global_step < args.max_steps or trainer.owes:
         trainer.follow.stopped(trainer.state.global_step)
     history = [record for record in trainer.state.log_history if "eval_loss" in record]
     if len(held_out) and not (history and history[-1]["step"] == args.max_steps):
-        history.append(trainer.evaluate())
+        try:
+            history.append(trainer.evaluate())
+        except BrokenOff:
+            trainer.follow.stopped(args.max_steps)
     beat("the last pages and weights are written")
     trainer.follow.close()
     folder.metrics.write("end", step=args.max_steps, seconds=round(time.monotonic() - began, 1))

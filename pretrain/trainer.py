@@ -19,10 +19,11 @@ from narae.log import Mistake, rank, say
 from narae.mixture import Mixture
 from narae.order import share
 from narae.pulse import beat
+from narae.ranks import first_says
 from narae.saving import CheckpointTrainer
 from narae.zero import stage
 from pretrain.batches import Batches, leave_signals_to_the_rank
-from pretrain.evaluation import Judge
+from pretrain.evaluation import BrokenOff, Judge
 from pretrain.guard import Guard, Verdict, clean_skips, only_finite
 from pretrain.optimizer import create, gradients, with_norm
 from pretrain.rollback import Watch
@@ -39,7 +40,26 @@ class SaveBeforeDecay(TrainerCallback):
         control.should_save |= state.global_step == self.step < state.max_steps and args.save_strategy != "no"
 
 
+class JudgeWhatIsOwed(TrainerCallback):
+    """A signal broke off the evaluation at the step from which this run goes on."""
+
+    def __init__(self, trainer: "Pretrainer"):
+        self.trainer = trainer
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.trainer.owes and args.eval_strategy != "no":
+            try:
+                best = self.trainer._determine_best_metric(self.trainer._evaluate(None, None), None)
+                if best:  # it was saved before that was known
+                    self.trainer.saved(state.global_step, best, 0.0, 0.0)
+            except BrokenOff:
+                self.trainer.follow.stopped(state.global_step)
+        self.trainer.owes = False
+
+
 class Pretrainer(CheckpointTrainer):
+    owes = False  # the evaluation of the step that it has come to
+
     def __init__(
         self,
         rows: Mixture,
@@ -60,6 +80,7 @@ class Pretrainer(CheckpointTrainer):
         super().__init__(eval_dataset=judge.held_out, callbacks=[follow, SaveBeforeDecay(decay_step)], **words)
         self.rows, self.course, self.batches, self.judge, self.follow = rows, course, batches, judge, follow
         self.guard = guard
+        self.add_callback(JudgeWhatIsOwed(self))
         self.add_callback(Watch(self))
         self.rule, self.decay_step = rule, decay_step
         self.flops_per_token, self.matmul_per_s = flops_per_token, matmul_per_s
@@ -243,16 +264,29 @@ class Pretrainer(CheckpointTrainer):
         read = self.course.read(self.state.global_step)
         return {one.artifact.name: round(count / len(one), 4) for one, count in zip(self.rows.sets, read, strict=True)}
 
+    def _maybe_log_save_evaluate(self, *words: Any, **more: Any) -> None:
+        try:
+            super()._maybe_log_save_evaluate(*words, **more)
+        except BrokenOff:
+            self.owes = self.control.should_log = self.control.should_save = self.control.should_training_stop = True
+            self.control.should_evaluate = False
+            super()._maybe_log_save_evaluate(*words, **more)
+
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:  # type: ignore[override]
-        """Figures of the held-out rows, and what the model writes; both are written down."""
+        """Figures of the held-out rows, and what the model writes; both are written down. A signal breaks it off,
+        where a later start can do it.
+        """
+        step, agreed = self.state.global_step, self.follow.stopper.agreed
+        saved = Path(str(self.args.output_dir)) / f"checkpoint-{step}"
+        waits = self.is_in_train or first_says(saved.is_dir)
         with self.follow.aside() as took:
-            found = self.judge.figures(self.model_wrapped)
+            found = self.judge.figures(self.model_wrapped, (lambda: agreed(self.args.device)) if waits else None)
         sources = found.pop("sources")
         metrics = {f"eval_{key}": value for key, value in found.items()}
         metrics |= {f"eval_{name}_bits_per_byte": one["bits_per_byte"] for name, one in sources.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        step, write = self.state.global_step, self.follow.folder.metrics.write
+        write = self.follow.folder.metrics.write
         write("eval", step=step, **found, seconds=round(took["seconds"], 3), sources=sources)
         with self.follow.aside() as took:
             written = self.judge.samples(self.model_wrapped)
@@ -298,6 +332,7 @@ class Pretrainer(CheckpointTrainer):
             "steps": self.course.steps,
             "decay_step": self.decay_step,
             "tokens": self.tokens + self._counted(),
+            "owes": self.owes,
             "guard": self.guard.state(),
         }
         if rank() == 0:

@@ -1,10 +1,12 @@
 """One folder has one run, and what was written down tells training from the rest."""
 
+import signal
 from pathlib import Path
 
 import pytest
+import torch
 
-from narae.follow import Follow, RunFolder
+from narae.follow import Follow, RunFolder, Stopper
 from narae.log import Mistake, read_metrics
 
 
@@ -46,6 +48,20 @@ def test_a_run_may_grow_and_not_shrink(artifacts: Path) -> None:
     del refused  # and with it the lock
     with pytest.raises(Mistake, match="seed = 1 instead of 2"):
         claimed(400, seed=2)
+
+
+def test_a_signal_that_comes_while_ranks_agree_is_heard_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda *_, **__: signal.raise_signal(signal.SIGUSR1))
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
+    try:
+        stopper = Stopper()
+        assert not stopper.agreed(torch.device("cpu"))  # of the other rank's answer nothing has become known
+        assert stopper.agreed(torch.device("cpu")) and stopper.asked == signal.SIGUSR1
+    finally:
+        for number, handler in zip((signal.SIGTERM, signal.SIGUSR1), before, strict=True):
+            signal.signal(number, handler)
 
 
 def test_laps_leave_out_what_was_no_training(artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> None:

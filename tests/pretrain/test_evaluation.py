@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PhiConfig
 from narae import artifact
 from narae.artifact import open_artifact
 from narae.documents import Document, ShardWriter
+from narae.follow import Stopper
 from narae.log import Mistake
 from narae.mixture import Mixture
 from narae.packed import PackedRows
@@ -223,6 +225,7 @@ def test_two_ranks_count_every_row_once(world: Path, tmp_path: Path, monkeypatch
             compare(one, other)
             assert one["order"] == other["order"]
         assert found["samples"] == texts
+        assert found["broken off after"] == 2
 
 
 def on_rank(rank: int, folder: str) -> None:
@@ -232,8 +235,25 @@ def on_rank(rank: int, folder: str) -> None:
     model = torch.nn.parallel.DistributedDataParallel(in_head(phi()))
     both = [judge(rank, 2, eval_rows=rows, metric=f"{folder}/order.py") for rows in (0, 8)]
     found = {"figures": [one.figures(model) for one in both], "samples": both[0].samples(model)}
+    found["broken off after"] = broken_off(judge(rank, 2), model, rank)
     Path(folder, f"{rank}.json").write_text(json.dumps(found))
     torch.distributed.destroy_process_group()
+
+
+def broken_off(judge: Judge, model: Any, rank: int) -> int:
+    """One rank gets a signal before the second look for one."""
+    stopper, looks = Stopper(), []
+
+    def stops() -> bool:
+        looks.append(rank)
+        stopper.asked = signal.SIGUSR1 if looks == [1, 1] else 0
+        return stopper.agreed(torch.device("cpu"))
+
+    evaluation.HEED = 2
+    with pytest.raises(evaluation.BrokenOff):
+        judge.figures(model, stops)
+    assert stopper.asked == signal.SIGUSR1 and model.training
+    return len(looks)
 
 
 METRIC = """

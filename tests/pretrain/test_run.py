@@ -130,6 +130,50 @@ def test_a_signal_leaves_a_checkpoint_to_go_on_from(world: Path) -> None:
     assert same(weights("asked"), weights("straight"))
 
 
+# Starts one after the other, which import once; each gets a signal in the evaluation of which number, or none with 0
+ASKED = """
+import os, signal, sys
+import narae.training, pretrain.trainer
+from pretrain import evaluation, run
+sys.argv[0] = {script!r}
+judged, place = evaluation.Judge._pass, sys.argv.index("--turns")
+turns = sys.argv.pop(place + 1)
+del sys.argv[place]
+def asked(self, model, numbers):
+    global left
+    left -= 0 in numbers
+    if left == 0 and 0 in numbers:
+        os.kill(os.getpid(), signal.SIGUSR1)
+    return judged(self, model, numbers)
+evaluation.Judge._pass = asked
+for left in map(int, turns):
+    child = os.fork()
+    if child == 0:
+        run.main()
+        break
+    assert os.waitstatus_to_exitcode(os.wait()[1]) == (85 if left else 0)
+"""
+
+
+def test_a_signal_breaks_off_an_evaluation_which_the_next_start_does(world: Path) -> None:
+    """In training, once more where it goes on, and at the run's end."""
+    (world / "judge.py").write_text(ASKED.format(script=str(HOME / "pretrain/run.py")))
+    words = ["--name", "owing", "--model_config", str(world / "phi.json"), "--no_bf16", *OPTIONS.split()]
+    line = [sys.executable, str(world / "judge.py"), "--turns", "2120", *words, "--per_device_eval_batch_size", "1"]
+    finish(subprocess.Popen(line, cwd=world, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+    told = [(one["kind"], one["step"]) for one in read_metrics(run_folder("owing") / "metrics.jsonl") if "step" in one]
+    assert [one for one in told if one[0] in ("start", "eval", "stop")] == [
+        ("start", 0), ("eval", 10), ("stop", 20), ("start", 20), ("stop", 20), ("start", 20), ("eval", 20),
+        ("stop", 30), ("start", 30), ("eval", 30)
+    ]  # fmt: skip
+    figures = "step", "loss", "bits_per_byte", "accuracy", "sources"
+    found, expected = (
+        [[one[key] for key in figures] for one in records(name, "eval")] for name in ("owing", "straight")
+    )
+    assert found == expected
+    assert same(weights("owing"), weights("straight")) and losses("owing") == losses("straight")
+
+
 def test_an_unfinished_run_keeps_its_config(world: Path) -> None:
     process = command(world, "mine", "--max_steps", "100000")
     wait_for(run_folder("mine") / "checkpoint-5", process)
