@@ -41,6 +41,10 @@ class Config:
     save_total_limit: int = option(2, "checkpoints that are kept")
     mtbf_hours: float = option(6000.0, "hours between failures of one node")
     disk_gb_per_s: float = option(2.0, "what all ranks together write to the disk")
+    mfu: float | None = option(None, "the share of the card's rate that training reaches, as measured (default: 0.4)")
+    bus_gb_per_s: float | None = option(
+        None, "of an all-reduce over all ranks, as --doctor measures it (default: links)"
+    )
     doctor: bool = option(False, "examine this node instead")
     language: str | None = option(None, "en or ko (default: by LANG)")
 
@@ -76,6 +80,10 @@ def check(config: Config) -> None:
     for name in ("vocab_size", "sequence_length", "gpus", "nodes", "mtbf_hours", "disk_gb_per_s"):
         if getattr(config, name) <= 0:
             raise Mistake(f"--{name} {getattr(config, name)}: it must be above 0")
+    if config.mfu is not None and not 0 < config.mfu <= 1:
+        raise Mistake(f"--mfu {config.mfu}: it is a share such as 0.43, above 0 and at most 1")
+    if config.bus_gb_per_s is not None and config.bus_gb_per_s <= 0:
+        raise Mistake(f"--bus_gb_per_s {config.bus_gb_per_s}: it must be above 0")
     rows, ranks = rows_of(config), config.gpus * config.nodes
     if rows <= 0 or rows % ranks:
         near = max(1, round(rows / ranks)) * ranks
@@ -92,7 +100,7 @@ def rows_of(config: Config) -> int:
 
 
 def page(config: Config, language: str) -> Iterator[str]:
-    from narae.footprint import shape_of
+    from narae.footprint import SHARE, shape_of
     from pretrain.cost import DEVICES, Job, this_machine
     from pretrain.quote import Texts, conclusion, memory_table, sources, time_table
 
@@ -103,7 +111,8 @@ def page(config: Config, language: str) -> Iterator[str]:
         from_values(values, entries, length) if values else new_config(config.size, entries, length), length
     )
     device = DEVICES.get(config.gpu) or this_machine(cpu=config.gpu == "cpu", ranks=config.gpus)
-    job = Job(shape, device, config.gpus, config.nodes, rows_of(config))
+    bus = config.bus_gb_per_s * 1e9 if config.bus_gb_per_s else None
+    job = Job(shape, device, config.gpus, config.nodes, rows_of(config), config.mfu or SHARE, bus)
     ways = ways_of(config)
     note = ""
     if not config.gradient_checkpointing and not any(job.largest(way) for way in ways.values()):

@@ -7,8 +7,20 @@ from typing import Any
 
 import yaml
 
-from narae.footprint import CONTEXT, PARTS, SHARE, Way, checkpoint_bytes, final_bytes, footprint
-from pretrain.cost import FRAGMENTS, HOST_LINK, HOST_MEMORY, NETWORK, Job, interval, quickest, time_of
+from narae.footprint import CONTEXT, PARTS, Way, checkpoint_bytes, final_bytes, footprint
+from pretrain.cost import (
+    FRAGMENTS,
+    HOST_LINK,
+    HOST_MEMORY,
+    NETWORK,
+    START,
+    STREAM,
+    Job,
+    interval,
+    lost,
+    quickest,
+    time_of,
+)
 from pretrain.findings import padded, width
 from pretrain.segments import count_of
 
@@ -109,7 +121,7 @@ def conclusion(config: Any, job: Job, ways: dict[str, Way], texts: Texts) -> Ite
         nodes=config.nodes,
         minutes=figure(every / 60),
         steps=f"{steps:,}",
-        lost=figure(100 * (seconds / every + every / 2 / (config.mtbf_hours * 3600 / config.nodes))),
+        lost=figure(100 * lost(seconds, config.mtbf_hours, config.nodes)),
     )
     tenth = math.ceil(tokens_of(config, job) / (10 * job.batch_rows * job.shape.length))
     if steps > tenth:
@@ -140,17 +152,23 @@ def command(config: Any, job: Job, way: Way, file: str, steps: int) -> str:
 def sources(config: Any, job: Job, texts: Texts) -> Iterator[str]:
     """Which figures are measured, which computed, which assumed."""
     device = job.device
-    links = {"within": f"{device.within / 1e9:g}", "between": f"{device.between / 1e9:g}"}
+    links = {name: figure(getattr(device, name) / 1e9) for name in ("within", "between", "stream")}
     rate, memory = figure(device.rate / 1e12), gigabytes(device.memory)
-    here = [("rate", {"rate": rate}), ("memory", {"memory": memory})] if device.measured else []
+    hops = {"start": START, "hop": device.hop, "out": device.hop_out}
+    copied = figure(device.stream * STREAM / 1e9)
+    share = [("share", {"share": figure(100 * job.mfu)})]
+    bus = [("bus", {"bus": figure(job.bus / 1e9)})] if job.bus else []
+    here = [("rate", {"rate": rate}), ("memory", {"memory": memory, "stream": copied})] if device.measured else []
     sheet = "sheet_but_out" if device.guessed else "sheet"
     flops = figure(job.shape.flops_per_token / 1e9)
     lists: dict[str, list[tuple[str, dict[str, str]]]] = {
-        "measured": [*here, ("bench", {})],
+        "measured": [*here, *share * bool(config.mfu), *bus, ("bench", {})],
         "computed": [("memory", {}), ("flops", {"flops": flops}), ("step", {}), ("disk", {})],
         "assumed": [
             ("links", links) if device.measured else (sheet, {"rate": rate, "memory": memory, **links}),
-            ("share", {"share": f"{SHARE:.0%}".rstrip("%"), "network": f"{NETWORK:.0%}".rstrip("%")}),
+            *share * (not config.mfu),
+            ("network", {"network": figure(100 * NETWORK), "stream": figure(100 * STREAM)}),
+            ("hops", {name: f"{1e6 * one:g}" for name, one in hops.items()}),
             ("context", {"context": f"{CONTEXT[device.kind] / 1e9:g}", "fragments": figure(100 * (1 - FRAGMENTS))}),
             ("host", {"link": f"{HOST_LINK / 1e9:g}", "memory": f"{HOST_MEMORY / 1e9:g}"}),
             ("failures", {"mtbf": f"{config.mtbf_hours:,.0f}", "speed": f"{config.disk_gb_per_s:g}"}),
