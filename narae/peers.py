@@ -11,9 +11,7 @@ from typing import Any
 
 from narae.log import Mistake, rank
 
-# In the run's folder: which rank ended, in which world, and why
-FAILED = ".failed"  # by an error of its own
-LEFT = ".left"  # by a signal, before the others had come
+FAILED = ".failed"  # in the run's folder: which rank ended with an error of its own, in which world, and why
 ATTEMPT = 2.0  # seconds to look for rank 0 at a time: the library heeds no signal meanwhile
 # A library's words for a peer that is no longer there, or does not answer
 GONE = re.compile(
@@ -107,7 +105,7 @@ def first_line(error: BaseException) -> str:
 
 def tell(run: Path, file: str, why: str) -> None:
     """Before this rank's end cuts the others off: that they need not wait, or that to try again is no use."""
-    if ranks() > 1 and run.is_dir():
+    if ranks() > 1:
         with contextlib.suppress(OSError):
             (run / file).write_text("\n".join([meeting_point(), f"rank {rank()}", why]), encoding="utf-8")
 

@@ -30,10 +30,10 @@ from typing import Any, NoReturn
 
 from narae import peers, warden
 from narae.log import Mistake, rank, say, stage
-from narae.peers import FAILED, LEFT, first_line, lost, ranks, tell, told
+from narae.peers import FAILED, first_line, lost, ranks, tell, told
 from narae.restarts import SIGNALS as ENDING
 from narae.restarts import check_start_up
-from narae.warden import BYTES, DUMP, FIRED, PULSE, STOPPED
+from narae.warden import BYTES, DUMP, FIRED, LEFT, PULSE, STOPPED
 
 TIMEOUT = 600.0
 INTERRUPTED = 130
@@ -180,8 +180,9 @@ def together(run: Path, timeout: Any = TIMEOUT) -> Iterator[None]:
     if timeout and not debugged():
         _pulse = Pulse(run, float(timeout))
     if rank() == 0:
-        for file in FAILED, LEFT:
-            (run / file).unlink(missing_ok=True)
+        (run / FAILED).unlink(missing_ok=True)
+        if not warden.left(run, warden.born_at(os.getpid())):
+            (run / LEFT).unlink(missing_ok=True)
     try:
         if rank() == 0:
             check_start_up(run)
@@ -223,21 +224,22 @@ _run, _began = Path(), 0.0
 
 
 def meet(timeout: float) -> None:
-    """Waits for the other ranks. No longer, once one has said that it ends."""
-    peers.meet(timeout, _left)
+    """Waits for the other ranks; no longer, once one has said that it met an error of its own. A rank that a signal
+    ended is the warden's to hear of: it sees what this rank does after the meeting, too.
+    """
 
+    def left() -> str:
+        found = told(_run, FAILED, _began)
+        return f"{found[0]} ended before all had come" if found else ""
 
-def _left() -> str:
-    """Since this rank began: what an attempt shortly before this one left behind is not meant."""
-    for file in FAILED, LEFT:
-        if found := told(_run, file, _began):
-            return f"{found[0]} ended before all had come: {found[1] or 'a mistake'}"
-    return ""
+    peers.meet(timeout, left)
 
 
 def _early(number: int, frame: Any) -> None:
     """Before training begins there is nothing to save."""
     del frame
+    with contextlib.suppress(OSError):
+        _run.mkdir(parents=True, exist_ok=True)
     tell(_run, LEFT, signal.Signals(number).name)
     _note(signal.Signals(number).name)
     say("stopped by a signal before the first step; the same command goes on")

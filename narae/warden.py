@@ -29,6 +29,7 @@ DUMP = getattr(signal, "SIGRTMIN", signal.SIGUSR2) + (5 if hasattr(signal, "SIGR
 BYTES = 4096
 PULSE = struct.Struct("<Qdq?400s")  # beats, seconds allowed beyond the timeout, step, whether the run is open, what
 FIRED = BYTES - 1  # where the warden says that it has judged
+LEFT = ".left"  # in the run's folder: the rank that a signal ended before its first step, and in which world
 FRAME = re.compile(r'^  File "(.+)", line (\d+) in (\S+)', re.M)
 STATES = {
     "R": "running",
@@ -60,10 +61,14 @@ class Warden:
 
     def watch(self) -> None:
         beats, silent, before = -1, 0.0, time.monotonic()
+        born = born_at(self.pid)
         while not self.gone(self.tick):
             now = time.monotonic()
             silent, before = silent + min(now - before, 2 * self.tick), now
             count, extra, step, opened, what = PULSE.unpack_from(self.page)
+            if step < 0 and (who := left(self.run, born)) and who != f"rank {self.rank}":
+                speak(self.stage, f"{who} was ended by a signal before the first step, and so is rank {self.rank}")
+                self.end()
             if count != beats:
                 beats, silent = count, 0.0
             elif silent >= self.timeout + extra and not traced(self.pid):
@@ -83,6 +88,9 @@ class Warden:
         teller.start()
         teller.join(self.grace)
         self.gone(self.grace)  # peers, who fell silent a little later, write down theirs
+        self.end()
+
+    def end(self) -> None:
         if not self.gone(0):
             os.write(self.order, b"!")
             if not self.gone(2) and os.getppid() == self.pid:
@@ -114,6 +122,28 @@ class Warden:
             hang = {"step": step, "waited": round(silent + self.grace, 3), "where": what, "in": where}
             note(self.run, "hang", step, None if opened else self.began, hang)
             speak(self.stage, f"the run ends with code {STOPPED}: the same command goes on from its newest checkpoint")
+
+
+def left(run: Path, since: float) -> str:
+    """The rank that will not come, or is gone again. Libraries that wait for it hear no signal and have no limit of
+    ours: whoever still has no step behind it is told from here.
+    """
+    try:
+        where, who, _ = (run / LEFT).read_text(encoding="utf-8").split("\n", 2)
+        here = f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')}"
+        return who if where == here and (run / LEFT).stat().st_mtime > since else ""
+    except (OSError, ValueError):
+        return ""
+
+
+def born_at(pid: int) -> float:
+    """When a process began: what an attempt before it left behind is older. A little later, as clocks are coarse."""
+    try:
+        ticks = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19])
+        age = float(Path("/proc/uptime").read_text().split()[0]) - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        age = 0.0
+    return time.time() - age + 0.05
 
 
 def grace(timeout: float) -> float:
