@@ -21,6 +21,7 @@ from narae.artifact import root
 from narae.chain import free_port
 from narae.config import HOME, option
 from narae.log import Mistake, say
+from narae.memory import keep_memory
 from narae.peers import meeting_point, ranks
 
 # Where trackers write, unless told otherwise
@@ -76,6 +77,8 @@ class TrainingOptions(TrainingArguments):
                 alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
                 os.environ.update(alone | {"MASTER_PORT": str(free_port())})
         self.use_cpu = self.use_cpu or not (torch.cuda.is_available() or torch.backends.mps.is_available())
+        if self.use_cpu:
+            keep_memory()
         set_precision(self)
         if self.deepspeed:
             zero.check(self.deepspeed, self)

@@ -139,12 +139,14 @@ def train(
     from narae.ledger import read as read_ledger
     from narae.model import from_values, generation_defaults, new_config, new_model
     from narae.restarts import check_restarts
+    from pretrain.attention import blocks_for
     from pretrain.batches import Batches, Boundaries
     from pretrain.evaluation import BrokenOff, Judge
     from pretrain.guard import Guard
     from pretrain.loss import use_loss_head
     from pretrain.profiler import Profiler
     from pretrain.rollback import gaps_of, remove_overtaken
+    from pretrain.rotary import use_turning_attention
     from pretrain.trainer import Pretrainer
 
     packed = rows.sets[0].artifact
@@ -169,9 +171,10 @@ def train(
     folder = RunFolder(config.name, identity | {"parents": lineage}, config.overwrite, growing="train_tokens")
     beat("building the model")
     model = new_model(shape, args.seed, config.scaled_init)
-    if config.attn_implementation:
-        model.set_attn_implementation(config.attn_implementation)
+    if attention := config.attn_implementation or blocks_for(model, args.device):
+        model.set_attn_implementation(attention)
     use_loss_head(model)
+    use_turning_attention(model)
     args.eval_strategy = args.eval_strategy if len(held_out) else "no"
     decay_step = course.steps
     if args.lr_scheduler_type == "warmup_stable_decay":
