@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from narae.log import Mistake, rank
+from narae.warden import here as meeting_point
 
 FAILED = ".failed"  # in the run's folder: which rank ended with an error of its own, in which world, and why
 ATTEMPT = 2.0  # seconds to look for rank 0 at a time: the library heeds no signal meanwhile
@@ -32,11 +33,6 @@ class PeerError(RuntimeError):
 def ranks() -> int:
     alone = os.environ.get("SLURM_NTASKS", "1") if "SLURM_PROCID" in os.environ else "1"
     return int(os.environ.get("WORLD_SIZE", alone))
-
-
-def meeting_point() -> str:
-    """Where rank 0 waits for the others."""
-    return f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')}"
 
 
 def meet(timeout: float, left: Callable[[], str] = str) -> None:

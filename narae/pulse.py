@@ -33,7 +33,7 @@ from narae.log import Mistake, rank, say, stage
 from narae.peers import FAILED, first_line, lost, ranks, tell, told
 from narae.restarts import SIGNALS as ENDING
 from narae.restarts import check_start_up
-from narae.warden import BYTES, DUMP, FIRED, LEFT, PULSE, STOPPED
+from narae.warden import BYTES, CLOSED, DUMP, FIRED, LEFT, PULSE, STOPPED
 
 TIMEOUT = 600.0
 INTERRUPTED = 130
@@ -57,7 +57,7 @@ class Pulse:
         self._order, order = os.pipe()
         faulthandler.register(DUMP, file=stacks, all_threads=True, chain=False)
         told: dict[str, Any] = {"pid": os.getpid(), "page": page, "stacks": stacks, "alive": ended, "order": order}
-        told |= {"timeout": timeout, "run": str(run), "stage": stage(), "rank": rank()}
+        told |= {"timeout": timeout, "run": str(run), "stage": stage(), "rank": rank(), "ranks": ranks()}
         self._warden = subprocess.Popen(
             [sys.executable, "-E", "-P", "-S", warden.__file__, json.dumps(told)],
             stdin=subprocess.DEVNULL,
@@ -90,6 +90,7 @@ class Pulse:
     def close(self) -> None:
         if self.fired:
             time.sleep(3600)
+        self.page[CLOSED] = 1
         os.close(self.alive)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._warden.wait(2)
@@ -238,9 +239,8 @@ def meet(timeout: float) -> None:
 def _early(number: int, frame: Any) -> None:
     """Before training begins there is nothing to save."""
     del frame
-    with contextlib.suppress(OSError):
-        _run.mkdir(parents=True, exist_ok=True)
-    tell(_run, LEFT, signal.Signals(number).name)
+    if ranks() > 1:
+        warden.tell_left(_run, rank(), signal.Signals(number).name)
     _note(signal.Signals(number).name)
     say("stopped by a signal before the first step; the same command goes on")
     _end(STOPPED)
@@ -298,6 +298,8 @@ def _note(cause: str, hung: str = "") -> None:
 
 def _end(code: int) -> NoReturn:
     """Not by way of the interpreter's end, where threads of gloo and nccl wait for peers that are gone."""
+    if _pulse is not None:
+        _pulse.page[CLOSED] = 1
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()

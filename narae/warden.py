@@ -29,7 +29,8 @@ DUMP = getattr(signal, "SIGRTMIN", signal.SIGUSR2) + (5 if hasattr(signal, "SIGR
 BYTES = 4096
 PULSE = struct.Struct("<Qdq?400s")  # beats, seconds allowed beyond the timeout, step, whether the run is open, what
 FIRED = BYTES - 1  # where the warden says that it has judged
-LEFT = ".left"  # in the run's folder: the rank that a signal ended before its first step, and in which world
+CLOSED = BYTES - 2  # where the rank says that it ends by itself
+LEFT = ".left"  # in the run's folder: the rank that was ended before its first step, in which world, and by what
 FRAME = re.compile(r'^  File "(.+)", line (\d+) in (\S+)', re.M)
 STATES = {
     "R": "running",
@@ -47,14 +48,24 @@ def main() -> None:
 
 class Warden:
     def __init__(
-        self, pid: int, page: int, stacks: int, alive: int, order: int, timeout: float, run: str, stage: str, rank: int
+        self,
+        pid: int,
+        page: int,
+        stacks: int,
+        alive: int,
+        order: int,
+        timeout: float,
+        run: str,
+        stage: str,
+        rank: int,
+        ranks: int,
     ):
         """`page`, `stacks`, `alive` and `order` are files that the rank opened: its pulse, where it writes its stacks,
         what closes when it ends, and what tells it to end.
         """
         self.pid, self.stacks, self.alive, self.order = pid, stacks, alive, order
         self.page = mmap.mmap(page, BYTES)
-        self.timeout, self.run, self.stage, self.rank = timeout, Path(run), stage, rank
+        self.timeout, self.run, self.stage, self.rank, self.ranks = timeout, Path(run), stage, rank, ranks
         self.tick = min(1.0, timeout / 20)
         self.grace = grace(timeout)
         self.began = time.time()
@@ -66,7 +77,7 @@ class Warden:
             now = time.monotonic()
             silent, before = silent + min(now - before, 2 * self.tick), now
             count, extra, step, opened, what = PULSE.unpack_from(self.page)
-            if step < 0 and (who := left(self.run, born)) and who != f"rank {self.rank}":
+            if self.ranks > 1 and step < 0 and (who := left(self.run, born)) and who != f"rank {self.rank}":
                 speak(self.stage, f"{who} was ended by a signal before the first step, and so is rank {self.rank}")
                 self.end()
             if count != beats:
@@ -75,6 +86,8 @@ class Warden:
                 self.page[FIRED] = 1
                 self.fire(silent, step, opened, what.rstrip(b"\0").decode(errors="replace"))
                 return
+        if self.ranks > 1 and not self.page[CLOSED] and PULSE.unpack_from(self.page)[2] < 0:
+            tell_left(self.run, self.rank, "killed")
 
     def gone(self, seconds: float) -> bool:
         """Whether the rank has ended, or has sent the warden home. Waits so long at most."""
@@ -124,14 +137,26 @@ class Warden:
             speak(self.stage, f"the run ends with code {STOPPED}: the same command goes on from its newest checkpoint")
 
 
+def tell_left(run: Path, rank: int, by: str) -> None:
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        (run / LEFT).write_text(f"{here()}\nrank {rank}\n{by}", encoding="utf-8")
+    except OSError:
+        pass
+
+
+def here() -> str:
+    """Where the ranks of this attempt meet."""
+    return f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')}"
+
+
 def left(run: Path, since: float) -> str:
     """The rank that will not come, or is gone again. Libraries that wait for it hear no signal and have no limit of
     ours: whoever still has no step behind it is told from here.
     """
     try:
         where, who, _ = (run / LEFT).read_text(encoding="utf-8").split("\n", 2)
-        here = f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')}"
-        return who if where == here and (run / LEFT).stat().st_mtime > since else ""
+        return who if where == here() and (run / LEFT).stat().st_mtime > since else ""
     except (OSError, ValueError):
         return ""
 

@@ -164,8 +164,10 @@ with pulse.together(Path(sys.argv[1])):
 """
 
 
-@pytest.mark.parametrize("first", [0, 1])
-def test_a_rank_that_is_stopped_before_the_others_come_is_not_waited_for(tmp_path: Path, first: int) -> None:
+@pytest.mark.parametrize(("first", "by"), [(0, signal.SIGTERM), (1, signal.SIGTERM), (0, signal.SIGKILL)])
+def test_a_rank_that_is_ended_before_the_others_come_is_not_waited_for(
+    tmp_path: Path, first: int, by: signal.Signals
+) -> None:
     """Rank 0 waits in its own server, the other one in its search for it."""
     point = {"WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     ranks = []
@@ -175,8 +177,8 @@ def test_a_rank_that_is_stopped_before_the_others_come_is_not_waited_for(tmp_pat
         ranks.append(subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=words))
     for one in ranks:
         assert one.stdout is not None and one.stdout.readline() == "waits\n"
-    ranks[1].send_signal(signal.SIGTERM)
+    ranks[1].send_signal(by)
     codes, said = ended(ranks)
-    assert codes == (85, 85), said
+    assert codes == (85, 85 if by == signal.SIGTERM else -by), said
     assert f"rank 2 was ended by a signal before the first step, and so is rank {first}" in said[0]
     assert "Traceback" not in said[0]
