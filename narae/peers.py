@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from narae.log import Mistake, rank
-from narae.warden import here as meeting_point
+from narae.warden import here
 
 FAILED = ".failed"  # in the run's folder: which rank ended with an error of its own, in which world, and why
 ATTEMPT = 2.0  # seconds to look for rank 0 at a time: the library heeds no signal meanwhile
@@ -39,10 +39,10 @@ def meet(timeout: float, left: Callable[[], str] = str) -> None:
     """All ranks, before the libraries wait for each other without a word about how many came. `left` tells of one that
     will not come."""
     global _store
-    host, _, port = meeting_point().rpartition(":")
+    host, _, port = here().rpartition(":")
     if ranks() == 1 or not (host and port) or not timeout:
         return
-    name, until, pause = meeting_point(), time.monotonic() + timeout, 0.01
+    name, until, pause = here(), time.monotonic() + timeout, 0.01
     while (_store := _reach(host, int(port), min(ATTEMPT, timeout))) is None:
         if time.monotonic() > until:
             raise PeerError(f"rank 0 is not at {name} after {timeout:.0f} s")
@@ -103,13 +103,13 @@ def tell(run: Path, file: str, why: str) -> None:
     """Before this rank's end cuts the others off: that they need not wait, or that to try again is no use."""
     if ranks() > 1:
         with contextlib.suppress(OSError):
-            (run / file).write_text("\n".join([meeting_point(), f"rank {rank()}", why]), encoding="utf-8")
+            (run / file).write_text("\n".join([here(), f"rank {rank()}", why]), encoding="utf-8")
 
 
 def told(run: Path, file: str, since: float) -> tuple[str, str] | None:
     """The rank that ended so, and why."""
     with contextlib.suppress(OSError, ValueError):
         where, who, why = (run / file).read_text(encoding="utf-8").split("\n", 2)
-        if where == meeting_point() and (run / file).stat().st_mtime >= since:
+        if where == here() and (run / file).stat().st_mtime >= since:
             return who, why
     return None

@@ -33,7 +33,7 @@ from narae.log import Mistake, rank, say, stage
 from narae.peers import FAILED, first_line, lost, ranks, tell, told
 from narae.restarts import SIGNALS as ENDING
 from narae.restarts import check_start_up
-from narae.warden import BYTES, CLOSED, DUMP, FIRED, LEFT, PULSE, STOPPED
+from narae.warden import BYTES, CLOSED, DUMP, FIRED, LEFT, PULSE, STARTED, STOPPED
 
 TIMEOUT = 600.0
 INTERRUPTED = 130
@@ -165,7 +165,7 @@ def started() -> None:
     """The first step is done."""
     if _pulse is not None:
         _pulse.extra -= _pulse.starting
-        _pulse.starting = 0.0
+        _pulse.starting, _pulse.page[STARTED] = 0.0, 1
 
 
 @contextlib.contextmanager

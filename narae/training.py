@@ -16,13 +16,13 @@ import torch
 from transformers import TrainingArguments
 from transformers.utils import logging as hf_logging
 
-from narae import pulse, zero
+from narae import pulse, warden, zero
 from narae.artifact import root
 from narae.chain import free_port
 from narae.config import HOME, option
 from narae.log import Mistake, say
 from narae.memory import keep_memory
-from narae.peers import meeting_point, ranks
+from narae.peers import ranks
 
 # Where trackers write, unless told otherwise
 PLACES = {"TENSORBOARD_LOGGING_DIR": "tensorboard", "WANDB_DIR": "", "TRACKIO_DIR": "trackio"}
@@ -85,7 +85,7 @@ class TrainingOptions(TrainingArguments):
         if self.hang_timeout and self.ddp_timeout == TrainingArguments.ddp_timeout:
             # A collective's own limit says less, and nothing in one line: it comes second, unless it is asked for
             self.ddp_timeout = max(self.ddp_timeout, math.ceil(2 * self.hang_timeout))
-        with pulse.long(f"waiting for {ranks()} ranks at {meeting_point()}", self.hang_timeout):
+        with pulse.long(f"waiting for {ranks()} ranks at {warden.here()}", self.hang_timeout):
             pulse.meet(self.hang_timeout)
             super().__post_init__()
         if torch.distributed.is_available() and torch.distributed.is_initialized():  # on a CPU transformers forgets it

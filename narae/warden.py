@@ -30,6 +30,7 @@ BYTES = 4096
 PULSE = struct.Struct("<Qdq?400s")  # beats, seconds allowed beyond the timeout, step, whether the run is open, what
 FIRED = BYTES - 1  # where the warden says that it has judged
 CLOSED = BYTES - 2  # where the rank says that it ends by itself
+STARTED = BYTES - 3  # where it says that a step is behind it, and so all connections are there, whose end is noticed
 LEFT = ".left"  # in the run's folder: the rank that was ended before its first step, in which world, and by what
 FRAME = re.compile(r'^  File "(.+)", line (\d+) in (\S+)', re.M)
 STATES = {
@@ -77,7 +78,12 @@ class Warden:
             now = time.monotonic()
             silent, before = silent + min(now - before, 2 * self.tick), now
             count, extra, step, opened, what = PULSE.unpack_from(self.page)
-            if self.ranks > 1 and step < 0 and (who := left(self.run, born)) and who != f"rank {self.rank}":
+            if (
+                self.ranks > 1
+                and not self.page[STARTED]
+                and (who := left(self.run, born))
+                and who != f"rank {self.rank}"
+            ):
                 speak(self.stage, f"{who} was ended by a signal before the first step, and so is rank {self.rank}")
                 self.end()
             if count != beats:
@@ -86,7 +92,7 @@ class Warden:
                 self.page[FIRED] = 1
                 self.fire(silent, step, opened, what.rstrip(b"\0").decode(errors="replace"))
                 return
-        if self.ranks > 1 and not self.page[CLOSED] and PULSE.unpack_from(self.page)[2] < 0:
+        if self.ranks > 1 and not self.page[CLOSED] and not self.page[STARTED]:
             tell_left(self.run, self.rank, "killed")
 
     def gone(self, seconds: float) -> bool:

@@ -77,10 +77,10 @@ def strike(one: Attempt, fault: Fault) -> str:
     if "SIGKILL" not in fault.signals:
         # Before the command has begun to listen, a signal does what it does to any process
         early = [-signal.Signals[name] for name in fault.signals] if fault.place == "start-up" else []
-        one.finish(STOPPED, *early)
+        one.finish(STOPPED, *early, *[-signal.SIGKILL] * bool(early), launched=bool(early))
     elif fault.whom == "all":
         one.finish(-signal.SIGKILL)
     else:  # its peers end by themselves
-        one.finish(STOPPED, -signal.SIGKILL)
+        one.finish(STOPPED, -signal.SIGKILL, launched=fell == "start-up")
         assert -signal.SIGKILL in one.codes(), one.output()
     return fell

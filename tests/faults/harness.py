@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -28,6 +29,7 @@ ZERO = ["--deepspeed", "configs/ds/zero2.json"]
 KINDS: dict[str, tuple[int, list[str]]] = {"plain": (1, []), "ddp": (2, []), "zero2": (2, ZERO)}
 START = {"plain": 0.5, "ddp": 1.2, "zero2": 1.6}  # seconds until the first step, about
 PLACES = ("start-up", "warm-up", "training", "evaluation", "saving", "renaming", "renamed")
+LAUNCHER = 10.0  # seconds until a launcher ends the other ranks
 PATIENCE = 120.0  # seconds until something that should have happened is a failure; nothing else depends on it
 
 
@@ -113,10 +115,16 @@ class Attempt:
     def codes(self) -> list[int | None]:
         return [self.nursery.ended(process) for process in self.processes]
 
-    def finish(self, *allowed: int) -> str:
-        """All ranks end by themselves, with one of these codes where any are given."""
-        until = time.monotonic() + PATIENCE
+    def finish(self, *allowed: int, launched: bool = False) -> str:
+        """All ranks end by themselves, with one of these codes where any are given. `launched`: or by what started
+        them. A rank that goes with all its processes before it is connected leaves nobody who could tell the others.
+        """
+        until, ends = time.monotonic() + PATIENCE, math.inf
         while None in (codes := self.codes()):
+            if launched and any(codes):
+                ends = min(ends, time.monotonic() + LAUNCHER)
+            if time.monotonic() > ends:
+                self.end()
             assert time.monotonic() < until, f"codes {codes} after {PATIENCE:.0f} s\n{self.output()}"
             time.sleep(0.005)
         assert not allowed or set(codes) <= set(allowed), f"codes {codes} instead of {allowed}\n{self.output()}"
