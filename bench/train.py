@@ -157,6 +157,7 @@ def contender(name: str, asked: argparse.Namespace, folder: Path) -> Contender:
         command = ["bench/train_stock.py", *words, "--every", asked.every, *same, *WAYS[name]]
         return Contender(name, [sys.executable, *map(str, command)], out / "records.jsonl")
     run = f"{NAME}-{list(WAYS).index(name)}"
+    shutil.rmtree(root() / "runs" / run, ignore_errors=True)
     options = {
         "name": run,
         "model_config": folder / "ours.json",
