@@ -29,6 +29,7 @@ from pathlib import Path
 from narae import pulse
 from narae.log import Mistake
 pulse.STARTING = 0.0
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs are told to ignore
 def hangs_here(): {body if body in (SLEEPS, HOLDS_THE_LOCK) else "pass"}
 with pulse.together(Path({str(folder)!r}), {timeout}):
     pulse.beat("step 7: micro-batch 1", step=6)
